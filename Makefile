@@ -1,0 +1,86 @@
+# Every command a person types. `make` lists them; each does its own set-up.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+# The first Python that is new enough; choose another with `make PYTHON=/path/to/python3 ...`.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+COURSE ?= .
+PORT ?= 8000
+ENV := .venv/.made
+# Nothing needs to be activated; some tools (nbgrader's alembic) are looked up on the PATH.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help book serve test check check-site notebooks grade demo-class lab bench system format clean
+
+help:  ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+book: $(ENV)  ## build the website, every page executed, into _build/html
+	@jupyter-book build . --toc book/_toc.yml -W -n --keep-going
+	@pytest -q -m "site and not browser" tests/test_site.py
+
+serve: $(ENV)  ## show the website on localhost (PORT=8000)
+	@test -f _build/html/index.html || { echo "There is no website yet: run 'make book' first."; exit 1; }
+	@python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null \
+		|| { echo "Port $(PORT) is taken: try 'make serve PORT=8001'."; exit 1; }
+	@echo "The website is at http://127.0.0.1:$(PORT) (stop it with Ctrl-C)."
+	@python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html 2>/dev/null || true
+
+test: $(ENV) system  ## run the tests
+	@pytest -m "not site"
+
+check: $(ENV)  ## are notebooks/ in step with their sources, is the code clean?
+	@python -m course_utils.authoring --check
+	@ruff check .
+	@ruff format --check .
+
+check-site: $(ENV)  ## look at the built website: links, pictures, and every page in a real browser
+	@test -f _build/html/index.html || { echo "There is no website yet: run 'make book' first."; exit 1; }
+	@pytest -m site tests/test_site.py
+
+notebooks: $(ENV)  ## write notebooks/ anew from solutions/ and book/
+	@python -m course_utils.authoring
+
+grade: $(ENV)  ## grade submitted/ into the gradebook, feedback/ and grades.csv (COURSE=folder)
+	@python -m course_utils.grading --course "$(COURSE)"
+
+demo-class: $(ENV)  ## make a small made-up class of submissions to grade (COURSE=folder)
+	@python -m course_utils.grading.demo --course "$(COURSE)"
+
+lab: $(ENV)  ## open JupyterLab with nbgrader's formgrader
+	@jupyter lab --notebook-dir "$(COURSE)"
+
+bench: $(ENV)  ## measure: print the benchmarks' tables
+	@shopt -s nullglob; for file in benchmarks/[!_]*.py; do echo; echo "== $$file"; python $$file; done
+
+# Root on Debian installs what is missing; anybody else hears what will be skipped.
+system:  ## install the Debian packages that some tests use (needs root)
+	@missing=(); \
+	command -v chromium >/dev/null || missing+=(chromium chromium-driver); \
+	command -v bwrap >/dev/null || missing+=(bubblewrap); \
+	if [ $${#missing[@]} = 0 ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "Not installed: $${missing[*]}. The tests that need them are skipped;"; \
+		echo "on Debian or Ubuntu: sudo apt-get install $${missing[*]}"; exit 0; fi; \
+	echo "Installing $${missing[*]}"; export DEBIAN_FRONTEND=noninteractive; \
+	{ apt-get update -qq && apt-get install -qq -y --no-install-recommends "$${missing[@]}" fonts-dejavu-core; } \
+		>/dev/null || echo "Could not install $${missing[*]}: the tests that need them are skipped."
+
+format: $(ENV)  ## bring the code into its format
+	@ruff check --fix . && ruff format .
+
+clean:  ## remove the environment and everything that was built
+	@rm -rf .venv _build
+
+# Made once, and brought up to date when what it must hold changes.
+$(ENV): requirements.txt pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer is needed and was not found:"; \
+		echo "install it from python.org or your system's packages, then run this again."; exit 1; fi
+	@echo "Setting up .venv: this takes a few minutes and 6 GB, once."
+	@$(PYTHON) -m venv .venv || { echo "Python's venv module is missing: on Debian, apt-get install python3-venv"; exit 1; }
+	@pip install --quiet --disable-pip-version-check -r requirements.txt --editable . || { \
+		echo; echo "The environment could not be made: the reason stands above."; \
+		echo "Where it speaks of connections, check the network, then run this again: it goes on from there."; exit 1; }
+	@touch $@
