@@ -1,0 +1,132 @@
+"""Data sets. In two dimensions each comes with its exact distribution.
+
+A set is standardised by constants of its own (the centre and the one scale of its exact distribution), the same for
+every draw: `toy_2d` standardises and `unstandardise` takes it back. One scale for both axes keeps the shape.
+"""
+
+import math
+from functools import cache
+
+import numpy as np
+import torch
+
+from course_utils.mixtures import GaussianMixture
+
+NOISE = {"moons": 0.1, "circles": 0.05, "swiss_roll": 0.3, "s_curve": 0.05, "mixture": 0.1}  # std around the curve
+TOY_SETS = (*NOISE, "checkerboard")
+N_CURVE = 400  # components that stand for a curve: their spacing is far below the noise
+
+
+def toy_2d(name, n, seed=None, return_labels=False):
+    """n points of a toy data set, standardised: (n, 2) float32; with `return_labels` also the class of each, (n,).
+
+    Names: moons, circles, swiss_roll, s_curve (scikit-learn's), mixture (eight Gaussians on a ring) and checkerboard.
+    Classes are the two moons or circles, the Gaussian, the square's row, and the half of a roll or curve.
+    The same seed gives the same points. Raises ValueError for another name or n < 1.
+    """
+    _check_name(name)
+    if n < 1:
+        raise ValueError(f"n = {n} points asked for; give at least 1")
+    x, y = _DRAW[name](n, np.random.RandomState(seed))
+    centre, scale = _standardisation(name)
+    points = torch.as_tensor((x - centre) / scale, dtype=torch.float32)
+    return (points, torch.as_tensor(y, dtype=torch.long)) if return_labels else points
+
+
+def unstandardise(name, x):
+    """Points (n, 2) of `toy_2d` in the data set's original coordinates."""
+    _check_name(name)
+    centre, scale = _standardisation(name)
+    return x * scale + torch.as_tensor(centre).to(x)
+
+
+@cache
+def toy_mixture(name):
+    """The exact distribution that `toy_2d` draws from, as a GaussianMixture in the same standardised coordinates.
+
+    A curve with Gaussian noise is a mixture with a component at every point of the curve; 400 of them are closer to
+    it than float32 can tell. Raises ValueError for the checkerboard, whose sharp edges no such mixture has.
+    """
+    _check_name(name)
+    if name not in NOISE:
+        raise ValueError(f"{name} has sharp edges and is no mixture of Gaussians; choose one of {', '.join(NOISE)}")
+    centre, scale = _standardisation(name)
+    return GaussianMixture((_CENTRES[name]() - centre) / scale, NOISE[name] / scale)
+
+
+@cache
+def _standardisation(name):
+    """The centre (2,) of a set and its scale: the root of its mean variance over both axes."""
+    if name == "checkerboard":
+        return np.zeros(2), math.sqrt(4**2 / 12)  # uniform on [-2, 2] along each axis
+    exact = GaussianMixture(_CENTRES[name](), NOISE[name])
+    return exact.mean.numpy(), math.sqrt(exact.covariance.diagonal().mean())
+
+
+def _check_name(name):
+    if name not in TOY_SETS:
+        raise ValueError(f"unknown data set {name!r}; the two-dimensional ones are {', '.join(TOY_SETS)}")
+
+
+def _curve(name, u):
+    """scikit-learn's curves at u in [0, 1], seen along their second axis: (len(u), 2)."""
+    if name == "swiss_roll":
+        t = 1.5 * math.pi * (1 + 2 * u)
+        return np.stack([t * np.cos(t), t * np.sin(t)], 1)
+    t = 3 * math.pi * (u - 0.5)
+    return np.stack([np.sin(t), np.sign(t) * (np.cos(t) - 1)], 1)
+
+
+def _ring():
+    angle = np.arange(8) * math.pi / 4
+    return np.stack([np.cos(angle), np.sin(angle)], 1)
+
+
+def _sklearn(make, columns=(0, 1), **options):
+    from sklearn import datasets
+
+    def draw(n, rng):
+        x, y = getattr(datasets, make)(n, random_state=rng, **options)
+        return x[:, columns], (y if y.dtype.kind == "i" else y > np.median(y))
+
+    return draw
+
+
+def _draw_mixture(n, rng):
+    k = rng.randint(8, size=n)
+    return _ring()[k] + NOISE["mixture"] * rng.randn(n, 2), k
+
+
+def _draw_checkerboard(n, rng):
+    x = rng.uniform(-2, 2, n)
+    row = rng.randint(2, size=n) * 2 + np.floor(x) % 2  # every second square of a column
+    return np.stack([x, row - 2 + rng.uniform(0, 1, n)], 1), row
+
+
+def _bare(make, **options):
+    """The noiseless points that scikit-learn starts from."""
+
+    def centres():
+        from sklearn import datasets
+
+        return getattr(datasets, make)(N_CURVE, noise=None, shuffle=False, **options)[0]
+
+    return centres
+
+
+_DRAW = {
+    "moons": _sklearn("make_moons", noise=NOISE["moons"]),
+    "circles": _sklearn("make_circles", noise=NOISE["circles"], factor=0.5),
+    "swiss_roll": _sklearn("make_swiss_roll", columns=(0, 2), noise=NOISE["swiss_roll"]),
+    "s_curve": _sklearn("make_s_curve", columns=(0, 2), noise=NOISE["s_curve"]),
+    "mixture": _draw_mixture,
+    "checkerboard": _draw_checkerboard,
+}
+_QUANTILES = (np.arange(N_CURVE) + 0.5) / N_CURVE
+_CENTRES = {
+    "moons": _bare("make_moons"),
+    "circles": _bare("make_circles", factor=0.5),
+    "swiss_roll": lambda: _curve("swiss_roll", _QUANTILES),
+    "s_curve": lambda: _curve("s_curve", _QUANTILES),
+    "mixture": _ring,
+}

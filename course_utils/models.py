@@ -1,0 +1,59 @@
+"""Networks. Every one is called net(x, t, y=None): x (B, ...), t (B,) in [0, 1], y (B,) class labels.
+
+y = None, or a label of -1, is the null class: the network then speaks for all classes together.
+"""
+
+
+import torch
+from torch import nn
+
+
+class TimeEmbedding(nn.Module):
+    """Sines and cosines of t at geometric frequencies (Vaswani et al. 2017, section 3.5): (B,) -> (B, dim).
+
+    t in [0, 1] stands for levels 0 to 1000, so that frequencies run from 1000 down to 1000 / max_period.
+    """
+
+    def __init__(self, dim, max_period=10_000):
+        super().__init__()
+        if dim < 2 or dim % 2:
+            raise ValueError(f"an embedding of sines and cosines has an even dimension, not {dim}")
+        self.register_buffer("frequency", 1000 * max_period ** -torch.linspace(0, 1, dim // 2), persistent=False)
+
+    def forward(self, t):
+        angle = t[:, None] * self.frequency  # (B, dim / 2)
+        return torch.cat([angle.sin(), angle.cos()], 1)
+
+
+class MLP(nn.Module):
+    """A network for points: hidden layers of SiLU units, each shifted and scaled by the time (and class) embedding.
+
+    x (B, dim), t (B,), y (B,) in -1..n_classes - 1 or None -> (B, dim). Raises ValueError for points of another
+    dimension, and for labels where there are no classes.
+    """
+
+    def __init__(self, dim=2, width=128, depth=3, n_classes=None):
+        super().__init__()
+        self.dim, self.n_classes = dim, n_classes
+        self.time = nn.Sequential(TimeEmbedding(64), nn.Linear(64, width), nn.SiLU())
+        self.label = nn.Embedding(n_classes + 1, width) if n_classes else None  # row 0 is the null class
+        self.first = nn.Linear(dim, width)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.modulation = nn.Linear(width, 2 * width * depth)
+        self.last = nn.Linear(width, dim)
+
+    def forward(self, x, t, y=None):
+        if x.ndim != 2 or x.shape[1] != self.dim:
+            raise ValueError(f"x has shape {tuple(x.shape)}; this network takes points (B, {self.dim})")
+        if y is not None and self.label is None:
+            raise ValueError("labels were given, but the network has no classes: MLP(..., n_classes=...)")
+        context = self.time(t)
+        if self.label is not None:
+            y = torch.full_like(t, -1, dtype=torch.long) if y is None else y
+            context = context + self.label(y + 1)
+        modulation = self.modulation(context).chunk(2 * (len(self.layers) + 1), dim=1)
+        h = self.first(x)
+        for i, layer in enumerate([nn.Identity(), *self.layers]):
+            scale, shift = modulation[2 * i], modulation[2 * i + 1]
+            h = nn.functional.silu(layer(h) * (1 + scale) + shift)
+        return self.last(h)

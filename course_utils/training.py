@@ -1,0 +1,113 @@
+"""Training: one loop for every model of the course, and models on disk."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+from tqdm.auto import trange
+
+
+def batches(data, batch_size, generator=None):
+    """Random batches for ever. `data` is a tensor (N, ...) or a tuple of them (points and labels), shuffled each epoch.
+
+    Yields a tuple of tensors (batch_size, ...), or (N, ...) where N is smaller.
+    """
+    tensors = data if isinstance(data, (tuple, list)) else (data,)
+    n = len(tensors[0])
+    if n < 1 or any(len(t) != n for t in tensors):
+        raise ValueError(f"data needs at least one sample, and as many of each kind: {[len(t) for t in tensors]}")
+    size = min(batch_size, n)
+    while True:
+        order = torch.randperm(n, generator=generator)
+        for start in range(0, n - size + 1, size):
+            index = order[start : start + size]
+            yield tuple(t[index] for t in tensors)
+
+
+def warmed_up(decay, step):
+    """The decay of an average that is `step` updates old: an average of few models should not cling to the first."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+def ema_model(model, decay):
+    """A copy of the model whose `update_parameters(model)` takes the exponential moving average, buffers included."""
+
+    def average(averages, currents, n_averaged):
+        rate = 1 - warmed_up(decay, float(n_averaged))
+        floats = [(a, c) for a, c in zip(averages, currents, strict=True) if a.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floats], [c for _, c in floats], rate)
+        for a, c in zip(averages, currents, strict=True):
+            if not a.is_floating_point():
+                a.copy_(c)
+
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+
+def fit(model, loss_fn, data, n_steps, lr=2e-3, ema_decay=0.999, warmup=0.02, progress=True):
+    """Train `model` for n_steps and return (ema_model, losses): the averaged model in eval mode, and a float a step.
+
+    `loss_fn(model, *batch)` is a scalar; `data` yields batches (`batches(x0, 256)`). Adam; the learning rate rises
+    over the first `warmup` of the steps and falls along a cosine to zero; gradients are clipped at norm 1.
+    `model` itself is trained in place, and left in the mode it was in. Raises ValueError for n_steps < 1, and
+    FloatingPointError at once where the loss is no longer a finite number.
+    """
+    if n_steps < 1:
+        raise ValueError(f"n_steps = {n_steps}; train for at least one step")
+    was_training = model.training
+    model.train()
+    average = ema_model(model, ema_decay)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+
+    def rate(step):
+        rise = (step + 1) / (warmup * n_steps + 1)
+        return min(1.0, rise) * 0.5 * (1 + math.cos(math.pi * step / n_steps))
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    losses = []
+    bar = trange(n_steps, desc="training", unit="step", disable=not progress, mininterval=0.5)
+    for step, batch in zip(bar, data, strict=False):
+        loss = loss_fn(model, *(batch if isinstance(batch, (tuple, list)) else (batch,)))
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(
+                f"the loss became {losses[-1]} at step {step + 1}: check the data for NaN, or lower lr (now {lr:g})"
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        average.update_parameters(model)
+        if step % 100 == 0:
+            bar.set_postfix(loss=f"{sum(losses[-100:]) / len(losses[-100:]):.4f}")
+    model.train(was_training)
+    return average.module.eval().requires_grad_(False), losses
+
+
+def save(model, path):
+    """Write a model's weights to `path` (safetensors); an interrupted write leaves the old file as it was."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, part)
+    part.replace(path)
+
+
+def load(model, path):
+    """Read weights written by `save` into `model` (of the same shape) and return it.
+
+    Raises FileNotFoundError, or ValueError where the file is damaged or belongs to another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        model.load_state_dict(load_file(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or is no safetensors file ({error}); delete it and save again") from None
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise ValueError(f"the weights in {path} belong to another model: {reason}") from None
+    return model
