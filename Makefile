@@ -18,7 +18,8 @@ help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 book: $(ENV)  ## build the website, every page executed, into _build/html
-	@jupyter-book build . --toc book/_toc.yml -W -n --keep-going
+	@# A failed build forgets what it read (the cache stays): else the next one, with nothing new, would look fine.
+	@jupyter-book build . --toc book/_toc.yml -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
 	@pytest -q -m "site and not browser" tests/test_site.py
 
 serve: $(ENV)  ## show the website on localhost (PORT=8000)

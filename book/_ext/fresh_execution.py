@@ -1,0 +1,37 @@
+"""Execute the pages anew where the course's package or its environment has changed.
+
+The execution cache compares a page's own cells only: without this, a changed course_utils would leave old pictures.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+# what no page imports
+APART = ("authoring", "grading")
+
+
+def fingerprint(root):
+    """Return one hash of everything besides its text that a page's outputs depend on."""
+    package = root / "course_utils"
+    files = [root / "requirements.txt"]
+    files += [path for path in sorted(package.rglob("*.py")) if path.relative_to(package).parts[0] not in APART]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def drop_stale_outputs(app, env, added, changed, removed):
+    """Empty the cache and name every page as outdated where the fingerprint is not the last complete build's."""
+    now = fingerprint(Path(app.srcdir))
+    if getattr(env, "course_fingerprint", None) == now:
+        return []
+    env.course_fingerprint = now  # kept with the environment, that is only once all pages have been read
+    shutil.rmtree(Path(app.srcdir) / app.config.nb_execution_cache_path, ignore_errors=True)
+    return sorted(env.found_docs - removed)
+
+
+def setup(app):
+    app.connect("env-get-outdated", drop_stale_outputs)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
