@@ -57,7 +57,7 @@ class GaussianMixture:
         return GaussianMixture(alpha * self.means, std, self.weights)
 
     def _joint(self, x, alpha, sigma):
-        """log(weight_k N(x; alpha mean_k, variance_k)) (B, K) and the variances (B or 1, K), at alpha, sigma (B or 1, 1)."""
+        """log(weight_k N(x; alpha mean_k, variance_k)) (B, K) and its variances; alpha, sigma (B or 1, 1)."""
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(f"x has shape {tuple(x.shape)}; this mixture lives on points (B, {self.dim})")
         means, std, weights = (p.to(x) for p in (self.means, self.std, self.weights))

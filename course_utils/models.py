@@ -3,7 +3,6 @@
 y = None, or a label of -1, is the null class: the network then speaks for all classes together.
 """
 
-
 import torch
 from torch import nn
 
