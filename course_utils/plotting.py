@@ -98,7 +98,7 @@ class Animation:
         values = {
             "ID": "film-" + hashlib.sha256(webp.getvalue()).hexdigest()[:10],
             "ALT": escape(self.alt, quote=True),
-            "WIDTH": width // 2,
+            "WIDTH": round(width / 1.6),
             "RATIO": f"{width} / {height}",
             "SIZE": f"{columns * 100}% {rows * 100}%",
             "POSITION": _position(self.still, columns, rows),
