@@ -1,0 +1,405 @@
+"""MyST markdown becomes plain markdown that reads well in Colab and JupyterLab.
+
+Blocks are found by the website's own parser (myst-parser); directives, targets, comments and labelled formulas are
+rewritten, everything else stays as the author wrote it. Cross-references and citations become links to the website.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import yaml
+from docutils.nodes import make_id
+from markdown_it.renderer import RendererHTML
+from myst_parser.config.main import MdParserConfig
+from myst_parser.parsers.mdit import create_md_parser
+from pybtex.database import parse_file
+
+from .address import Address
+from .errors import AuthoringError
+
+# What stands inside a paragraph and must be seen: formulas (to be left alone), code spans and roles, links, attributes.
+INLINE = re.compile(
+    r"(?P<math>\$\$.+?\$\$|(?<![\\$])\$(?!\s)(?:\\.|[^$\\])+?\$)"
+    r"|(?:\{(?P<role>[A-Za-z][\w:+-]*)\})?(?P<ticks>`+)(?P<code>.+?)(?<!`)(?P=ticks)(?!`)"
+    r"|\[\]\((?P<bare>[^()\s]+)\)"
+    r"|\]\((?P<target>[^()\s]+)"
+    r"|(?<=[)\]`])\{(?=[.#]|\w+=)[^}]*\}",
+    re.DOTALL,
+)
+ADMONITIONS = "attention caution danger error hint important note seealso tip warning".split()
+QUOTES = "admonition topic sidebar margin epigraph pull-quote exercise".split()
+FOLDED = "dropdown solution".split()
+TRANSPARENT = "tab-set grid div container only table card-carousel".split()
+DROPPED = "toctree tableofcontents contents index tab-set-code".split()
+VERBATIM = "fence colon_fence code_block html_block math_block amsmath".split()
+UNKNOWN = (
+    "is unknown to the chapters' notebooks: use another, or say in course_utils/authoring/myst.py how it reads there"
+)
+PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".gif", ".webp")
+
+
+@dataclass
+class Directive:
+    """A directive: ```{name} argument, :options: or a YAML head, and a body that begins at `line` (0-based)."""
+
+    name: str
+    argument: str
+    options: dict
+    body: str
+    line: int
+
+    @classmethod
+    def from_token(cls, token):
+        """The directive of a fence's token, or None where the fence is plain code."""
+        found = re.match(r"\{([\w:-]+)\}\s*(.*)", token.info, re.DOTALL)
+        if not found:
+            return None
+        lines = token.content.split("\n")
+        if lines[0].strip() == "---":
+            end = next((i for i, line in enumerate(lines[1:], 1) if line.strip() == "---"), len(lines))
+            options, used = yaml.safe_load("\n".join(lines[1:end])) or {}, end + 1
+        else:
+            options, used = {}, 0
+            while used < len(lines) and (option := re.match(r":([\w-]+):\s*(.*)", lines[used])):
+                options[option[1]] = yaml.safe_load(option[2]) if option[1] == "tags" else option[2]
+                used += 1
+        return cls(found[1], found[2].strip(), options, "\n".join(lines[used:]).strip("\n"), token.map[0] + 1 + used)
+
+    @property
+    def label(self):
+        mystnb = self.options.get("mystnb") or {}
+        return self.options.get("name") or self.options.get("label") or (mystnb.get("figure") or {}).get("name")
+
+
+@dataclass
+class Page:
+    """A page of the book: its text and what other pages may point at."""
+
+    path: Path
+    name: str  # book/ddpm_2d
+    text: str
+    title: str = ""
+    labels: dict = field(default_factory=dict)  # label -> its title, or ""
+    equations: dict = field(default_factory=dict)  # label -> number on the page
+
+
+class Book:
+    """The pages of `root`/book with their labels, titles, equations and the bibliography."""
+
+    def __init__(self, root):
+        self.root = Path(root)
+        config = yaml.safe_load((self.root / "_config.yml").read_text("utf-8"))
+        extensions = set(config["parse"]["myst_enable_extensions"])
+        self.parser = create_md_parser(MdParserConfig(enable_extensions=extensions), RendererHTML)
+        self.address = Address.read(root)
+        self.works = {}
+        for file in config.get("bibtex_bibfiles", []):
+            if (self.root / file).exists():
+                self.works |= parse_file(str(self.root / file)).entries
+        self.pages = {}
+        for path in sorted((self.root / "book").rglob("*.md")):
+            name = path.relative_to(self.root).with_suffix("").as_posix()
+            self.pages[name] = page = Page(path, name, path.read_text("utf-8"))
+            self._index(page, page.text)
+
+    def _index(self, page, text):
+        """Note the labels, headings and equations of `text`."""
+        waiting = []  # labels that stand before what they name
+        tokens = self.parser.parse(text)
+        for i, token in enumerate(tokens):
+            if token.type == "myst_target":
+                waiting.append(token.content)
+                page.labels[token.content] = ""
+            elif token.type == "heading_open":
+                title = tokens[i + 1].content
+                page.title = page.title or title
+                page.labels |= dict.fromkeys([*waiting, _slug(title)], title)
+                waiting = []
+            elif token.type == "math_block_label":
+                page.equations[token.info] = len(page.equations) + 1
+            elif token.type in ("fence", "colon_fence"):
+                waiting = []
+                directive = Directive.from_token(token)
+                if directive and directive.name == "math" and directive.label:
+                    page.equations[directive.label] = len(page.equations) + 1
+                elif directive:
+                    if directive.label:
+                        page.labels[directive.label] = directive.argument
+                    if not directive.name.startswith("code"):
+                        self._index(page, directive.body)
+
+    def find(self, label, near):
+        """The page that holds `label` (the page `near` first), or None."""
+        pages = [near, *self.pages.values()]
+        return next((page for page in pages if label in page.labels or label in page.equations), None)
+
+    def title(self, page):
+        """A page's title, its roles and links turned to plain markdown."""
+        return Converter(self, page).inline(page.title, 0)
+
+
+class Converter:
+    """Turns the MyST text of one page to plain markdown; raises AuthoringError for what it doesn't know."""
+
+    def __init__(self, book, page):
+        self.book, self.page = book, page
+
+    def error(self, line, message):
+        return AuthoringError(self.page.path, line + 1, message)
+
+    def convert(self, text, line=0):
+        """The plain markdown of `text`, which begins at `line` of the page (0-based)."""
+        lines, out, done, before = text.split("\n"), [], 0, ""
+        for token in self.book.parser.parse(text):
+            opened_by, before = before, token.type
+            if not token.map or token.map[0] < done:
+                continue
+            start, end = token.map
+            if token.type == "dt_open":
+                lines[start] = f"- **{lines[start].strip()}**:"
+            elif opened_by == "dd_open":
+                lines[start] = re.sub(r"^(\s*):", r"\1 ", lines[start])
+            replaced = self._block(token, line)
+            if replaced is None:
+                continue
+            prose = "\n".join(lines[done:start])
+            out.append(self.inline(prose, line + done))
+            out.append(_indent_like(lines[start], token, lines[start:end] if replaced is KEEP else replaced))
+            done = end
+        out.append(self.inline("\n".join(lines[done:]), line + done))
+        return re.sub(r"\n{3,}", "\n\n", "\n".join(out)).strip("\n")
+
+    def _block(self, token, line):
+        """The markdown that stands for a block: KEEP for what stays as it is, None for what is no block of ours."""
+        if token.type in ("myst_target", "myst_line_comment", "front_matter", "myst_block_break"):
+            return ""
+        if token.type == "math_block_label":
+            return self._formula(token.content, token.info)
+        if token.type in ("fence", "colon_fence"):
+            directive = Directive.from_token(token)
+            if directive:
+                directive.line += line
+                return self.directive(directive, line + token.map[0])
+        return KEEP if token.type in VERBATIM else None
+
+    def _formula(self, tex, label=None):
+        tag = f"\n\\tag{{{self.page.equations[label]}}}" if label else ""
+        return f"$$\n{tex.strip()}{tag}\n$$"
+
+    def directive(self, directive, line):
+        """The plain markdown of one directive."""
+        name, body = directive.name, directive.body
+        kind = name.removeprefix("prf:")
+        if name in DROPPED or (name == "raw" and directive.argument != "html"):
+            return ""
+        if name == "raw":
+            return body
+        if name in ("code-block", "code"):
+            return f"```{directive.argument}\n{body}\n```"
+        if name == "math":
+            return self._formula(f"{directive.argument}\n{body}", directive.label)
+        if name in ("figure", "image"):
+            return self._picture(directive, line)
+        if name == "bibliography":
+            return f"[The references]({self.book.address.page('book/references')})"
+        if name == "glossary":
+            lines = [f"- **{text}**:" if text[:1].strip() else text for text in body.split("\n")]
+            return self.inline("\n".join(lines), directive.line)
+        if name.split(":")[0] == "glue":
+            return f"*(`{directive.argument}` is printed above)*"
+        if name in ADMONITIONS:
+            body = f"{directive.argument}\n{body}" if directive.argument else body
+            title = "See also" if name == "seealso" else name.capitalize()
+            return self._boxed(directive, title, self.convert(body, directive.line - bool(directive.argument)))
+        title = self.inline(directive.argument, line)
+        if name in ("button-ref", "button-link"):
+            link = (
+                directive.argument if name == "button-link" else self._option_link(directive, "ref", directive.argument)
+            )
+            return f"[{self.inline(body, directive.line) or title}]({link})"
+        if name in ("card", "grid-item-card"):
+            return self._card(directive, title)
+        content = self.convert(body, directive.line)
+        if name == "tab-item":
+            return f"**{title}**\n\n{content}"
+        if name in TRANSPARENT or name == "grid-item":
+            return f"*{title}*\n\n{content}" if name == "table" and title else content
+        if name in FOLDED:
+            return _folded(title or name.capitalize(), content, is_open="open" in directive.options)
+        if name in QUOTES or kind != name:
+            is_plain = name in ("admonition", "epigraph", "pull-quote", "sidebar", "margin", "topic")
+            heading = title if is_plain else f"{kind.capitalize()}: {title}" if title else kind.capitalize()
+            return self._boxed(directive, heading, content)
+        if name == "code-cell":
+            raise self.error(line, "a code-cell inside another directive is never run: move it out")
+        raise self.error(line, f"the directive {{{name}}} {UNKNOWN}")
+
+    def _boxed(self, directive, title, content):
+        if "dropdown" in str(directive.options.get("class", "")):
+            return _folded(title, content)
+        text = f"**{title}**\n\n{content}" if title else content
+        return "\n".join(f"> {line}".rstrip() for line in text.split("\n"))
+
+    def _card(self, directive, title):
+        link = self._option_link(directive, "link")
+        title = f"[{title}]({link})" if link and title else title
+        content = self.convert(re.sub(r"^(\^\^\^|\+\+\+).*$", "", directive.body, flags=re.M), directive.line)
+        return f"**{title}**\n\n{content}" if title else content
+
+    def _option_link(self, directive, kind, target=None):
+        """The address that a card's or a button's options give: a page, a label, or an address as it is."""
+        target, how = target or directive.options.get(kind), directive.options.get(f"{kind}-type", "")
+        if not target or how == "url":
+            return target
+        if target.startswith(("http:", "https:")):
+            return target
+        find = self._doc if how in ("doc", "any") else self._label
+        return find(target, directive.line)[0]
+
+    def _picture(self, directive, line):
+        alt = directive.options.get("alt", "").replace("\n", " ")
+        picture = f"![{alt}]({self._link(directive.argument, line)})"
+        return f"{picture}\n\n{self.convert(directive.body, directive.line)}".strip()
+
+    def inline(self, text, line):
+        """`text` with its roles, relative links and attributes turned to plain markdown."""
+
+        def replace(match):
+            here = line + text.count("\n", 0, match.start())
+            if match["math"] or (match["code"] and not match["role"]):
+                return match[0]
+            if match["role"]:
+                return self._role(match["role"], match["code"].strip(), here)
+            if match["bare"]:
+                return "[{1}]({0})".format(*self._target(match["bare"], here))
+            if match["target"]:
+                return f"]({self._link(match['target'], here)}"
+            return ""
+
+        return INLINE.sub(replace, text)
+
+    def _role(self, role, content, line):
+        """The plain markdown of a role: {ref}`text <label>` and its kin."""
+        given = re.fullmatch(r"(.*?)\s*<(.+)>", content, re.DOTALL)
+        text, target = (given[1], given[2]) if given else (None, content)
+        if role == "math":
+            return f"${content}$"
+        if role.startswith("cite"):
+            return self._cite(role, content, line)
+        if role == "eq":
+            page = self._page_of(target, line)
+            return f"[({page.equations.get(target, '?')})]({self._label(target, line)[0]})"
+        if role in ("ref", "numref", "prf:ref", "std:ref"):
+            url, title = self._label(target, line)
+            return f"[{text if text and '%s' not in text and '{' not in text else title}]({url})"
+        if role == "doc":
+            url, title = self._doc(target, line)
+            return f"[{text or title}]({url})"
+        if role.split(":")[0] == "glue":
+            return f"`{target.split(':')[0]}`"
+        if role in ("term", "abbr"):
+            return text or target
+        if role in ("sub", "sup", "kbd"):
+            return f"<{role}>{content}</{role}>"
+        if role in ("code", "download", "file", "command", "program", "guilabel"):
+            return f"`{text or target}`"
+        raise self.error(line, f"the role {{{role}}} {UNKNOWN}")
+
+    def _cite(self, role, keys, line):
+        cited = []
+        for key in (key.strip() for key in keys.split(",")):
+            if key not in self.book.works:
+                raise self.error(line, f"{key!r} is not in the bibliography")
+            work = self.book.works[key]
+            people = work.persons.get("author") or work.persons.get("editor") or []
+            names = [" ".join(name.render_as("text") for name in person.rich_last_names) for person in people]
+            who = f"{names[0]} et al." if len(names) > 2 else " & ".join(names)
+            year = work.fields.get("year", "")
+            cited.append(f"{who} ({year})" if role in ("cite:t", "cite:ts") else f"{who}, {year}")
+        text = "; ".join(cited)
+        link = f"[{text}]({self.book.address.page('book/references')})"
+        return link if role in ("cite:t", "cite:ts") else f"({link})"
+
+    def _page_of(self, label, line):
+        page = self.book.find(label, near=self.page)
+        if page is None:
+            raise self.error(line, f"there is no label {label!r} in the book")
+        return page
+
+    def _label(self, label, line):
+        """The website's address of a label, and a text for the link."""
+        page = self._page_of(label, line)
+        anchor = f"equation-{make_id(label)}" if label in page.equations else make_id(label)
+        title = page.labels.get(label)
+        title = Converter(self.book, page).inline(title, line) if title else f"here in “{self.book.title(page)}”"
+        return self.book.address.page(page.name, anchor), title
+
+    def _doc(self, target, line):
+        """The website's address of a page, given relative to this one (or from the root: /book/intro), and its title."""
+        folder = PurePosixPath(self.page.name).parent
+        target = target.removesuffix(".md").removesuffix(".ipynb")
+        name = target[1:] if target.startswith("/") else _normal(folder / target)
+        if name in self.book.pages:
+            return self.book.address.page(name), self.book.title(self.book.pages[name])
+        lab = PurePosixPath(name).name
+        if name.startswith("notebooks/") and (self.book.root / "solutions" / lab).is_dir():
+            return self.book.address.page(name), "the lab"
+        raise self.error(line, f"there is no page {target!r}")
+
+    def _target(self, target, line):
+        """The address and the title of what a markdown link without text points at."""
+        if target.startswith("#"):
+            return self._label(target[1:], line)
+        file, _, anchor = target.partition("#")
+        url, title = self._doc(file, line)
+        return (f"{url}#{make_id(anchor)}", title) if anchor else (url, title)
+
+    def _link(self, target, line):
+        """The absolute address of a markdown link's target: a page, a label, a picture or a file of the repository."""
+        if re.match(r"[a-z][a-z+.-]*:", target):
+            return target
+        file, _, anchor = target.partition("#")
+        if not file or file.endswith((".md", ".ipynb")):
+            return self._target(target, line)[0]
+        name = file[1:] if file.startswith("/") else _normal(PurePosixPath(self.page.name).parent / file)
+        if not (self.book.root / name).exists():
+            if f"{name}" in self.book.pages:
+                return self._target(target, line)[0]
+            raise self.error(line, f"there is no file {file!r}")
+        if name.endswith(PICTURES):
+            return f"{self.book.address.website}_images/{PurePosixPath(name).name}"
+        return f"{self.book.address.repository}/blob/{self.book.address.branch}/{name}"
+
+
+KEEP = object()
+
+
+def _folded(title, content, is_open=False):
+    return f"<details{' open' if is_open else ''}>\n<summary>{title}</summary>\n\n{content}\n\n</details>"
+
+
+def _indent_like(first_line, token, replaced):
+    """The lines of a block that stood in a list or a quote, put back at its indentation."""
+    if not isinstance(replaced, str):
+        return "\n".join(replaced)  # kept as it was, indentation included
+    if not token.level:
+        return f"\n{replaced}\n" if replaced else ""
+    fence = first_line.find(token.markup) if token.markup else 0
+    prefix = first_line[: max(fence, 0)]
+    follow = re.sub(r"[^>\s]", " ", prefix)
+    lines = replaced.split("\n")
+    return "\n".join([(prefix + lines[0]).rstrip(), *((follow + line).rstrip() for line in lines[1:])])
+
+
+def _slug(title):
+    """The anchor that myst-parser gives a heading (GitHub's)."""
+    return re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
+
+
+def _normal(path):
+    """A path without `..`."""
+    parts = []
+    for part in path.parts:
+        parts = parts[:-1] if part == ".." else [*parts, part]
+    return "/".join(part for part in parts if part != ".")
