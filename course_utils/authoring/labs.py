@@ -77,11 +77,8 @@ def source_notebook(path, exercises=None):
     lab = path.stem
     title, *rest = [_notebook_cell(cell) for cell in cells]
     badge, setup = badge_cell(address, f"notebooks/{lab}/{lab}.ipynb"), setup_cell(address)
-    notebook = assemble([badge, title, setup, *rest])
-    for cell in notebook.cells:
-        if "nbgrader" not in cell.metadata and (cell.cell_type == "markdown" or cell.source == setup.source):
-            cell.metadata["nbgrader"] = _metadata(cell.id, locked=True)
-    return notebook
+    setup.metadata["nbgrader"] = _metadata("setup", locked=True)
+    return assemble([badge, title, setup, *rest])
 
 
 def student_notebook(path, exercises=None):
@@ -303,7 +300,9 @@ def _notebook_cell(cell):
     """The cell as nbformat has it, nbgrader's metadata and the marker line included."""
     new = new_code_cell if cell.cell_type == "code" else new_markdown_cell
     if cell.kind is None:
-        return new(cell.source)
+        # Texts are read-only, but unknown to nbgrader: it would refuse a corrected typo once there are submissions.
+        read_only = {"editable": False, "deletable": False} if cell.cell_type == "markdown" else {}
+        return new(cell.source, metadata=read_only)
     if cell.kind == "essay":
         source = f"**{cell.marker}**\n\n### BEGIN SOLUTION\n{cell.source}\n### END SOLUTION"
     else:

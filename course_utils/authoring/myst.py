@@ -336,7 +336,7 @@ class Converter:
         return self.book.address.page(page.name, anchor), title
 
     def _doc(self, target, line):
-        """The website's address of a page, given relative to this one (or from the root: /book/intro), and its title."""
+        """The website's address and the title of a page, given relative to this one or from the root (/book/intro)."""
         folder = PurePosixPath(self.page.name).parent
         target = target.removesuffix(".md").removesuffix(".ipynb")
         name = target[1:] if target.startswith("/") else _normal(folder / target)

@@ -28,7 +28,7 @@ def setup_cell(address):
 
 
 def assemble(cells):
-    """A notebook of these cells, with ids that depend on nothing but the cells (a grade_id, or a hash of the source)."""
+    """A notebook of these cells; their ids (a grade_id, or a hash of the source) are the same each time."""
     seen = {}
     for cell in cells:
         name = cell.metadata.get("nbgrader", {}).get("grade_id")

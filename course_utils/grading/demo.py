@@ -1,0 +1,115 @@
+"""A small made-up class to try grading on: `python -m course_utils.grading.demo --course FOLDER`.
+
+Its submissions are made from the labs' own sources and the exercises' known misconceptions.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from course_utils.authoring import AuthoringError, source_notebook, student_notebook
+from course_utils.authoring.notebook import to_text
+from course_utils.exercises import EXERCISES
+
+from .course import Course, GradingError
+
+CRASH = "raise RuntimeError('this cell crashes')  # on purpose"
+CLASS = {
+    "demo_ada": "everything right",
+    "demo_blaise": "handed in as it was handed out",
+    "demo_carl": "one misconception, the rest right",
+    "demo_dorothy": "the first half solved",
+    "demo_emmy": "all right, but one answer crashes",
+    "demo_felix": "a file that was cut off",
+}
+
+
+def right_answers(lab):
+    """The text of each answer cell of the lab at path `lab`, code and written, as a good student has it."""
+    answers = {}
+    for cell in source_notebook(lab).cells:
+        data = cell.metadata.get("nbgrader", {})
+        if data.get("solution"):
+            answers[data["grade_id"]] = re.sub(r"^\s*### (BEGIN|END) SOLUTION\n?", "", cell.source, flags=re.M)
+    return answers
+
+
+def exercise_ids(lab):
+    """Which exercise each answer cell of code is graded by: {"q_sample": "ddpm_2d.q_sample"}."""
+    found = {}
+    for cell in source_notebook(lab).cells:
+        grade_id = cell.metadata.get("nbgrader", {}).get("grade_id", "")
+        if grade_id.endswith("_test"):
+            found[grade_id.removesuffix("_test")] = re.search(r"\bgrade\(\s*[\"']([^\"']+)", cell.source)[1]
+    return found
+
+
+def misconception(exercise_id, name):
+    """The text of an answer cell that holds a known misconception."""
+    exercise = EXERCISES[exercise_id]
+    return exercise.written(exercise.misconceptions[name])
+
+
+def submission(lab, answers):
+    """The student's notebook of the lab at path `lab`, with `answers` (grade_id -> text) written into its cells."""
+    notebook = student_notebook(lab)
+    for cell in notebook.cells:
+        grade_id = cell.metadata.get("nbgrader", {}).get("grade_id")
+        if grade_id in answers:
+            cell.source = answers[grade_id]
+    return notebook
+
+
+def demo_submissions(lab):
+    """The text of each made-up student's notebook file of the lab at path `lab`."""
+    right, graded_by = right_answers(lab), exercise_ids(lab)
+    code = list(graded_by)
+    middle = code[len(code) // 2]
+    wrong = misconception(graded_by[middle], next(iter(EXERCISES[graded_by[middle]].misconceptions)))
+    answers = {
+        "demo_ada": right,
+        "demo_blaise": {},
+        "demo_carl": right | {middle: wrong},
+        "demo_dorothy": {name: right[name] for name in code[: len(code) // 2]},
+        "demo_emmy": right | {middle: f"{right[middle]}\n\n{CRASH}"},
+    }
+    texts = {student: to_text(submission(lab, given)) for student, given in answers.items()}
+    return texts | {"demo_felix": texts["demo_ada"][: len(texts["demo_ada"]) // 2]}
+
+
+def make_class(folder, repository=None):
+    """Write the made-up class's submissions of every lab into `folder`/submitted.
+
+    Raises GradingError where that holds other submissions: a made-up class doesn't mix with a real one.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    course = Course(folder, repository)
+    others = sorted({path.name for path in (course.folder / "submitted").glob("*/")} - set(CLASS))
+    if others:
+        raise GradingError(
+            f"{course.folder / 'submitted'} holds submissions of {', '.join(others[:5])}: "
+            "choose another folder for the made-up class, as in `make demo-class COURSE=demo`."
+        )
+    for name, lab in course.labs.items():
+        for student, text in demo_submissions(lab).items():
+            path = course.path("submitted", student, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m course_utils.grading.demo", description=__doc__)
+    parser.add_argument("--course", required=True, metavar="FOLDER", help="where to make the class")
+    arguments = parser.parse_args()
+    try:
+        make_class(arguments.course)
+    except (GradingError, AuthoringError) as error:
+        sys.exit(str(error))
+    for student, what in CLASS.items():
+        print(f"{student:14}{what}")
+    print(f"Grade them with `make grade COURSE={arguments.course}`.")
+
+
+if __name__ == "__main__":
+    main()
