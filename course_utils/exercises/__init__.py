@@ -1,0 +1,53 @@
+"""The course's graded exercises: EXERCISES maps an id to an Exercise, `check` and `grade` judge an answer.
+
+`check` is what a student runs: an instant verdict, as often as one likes. `grade` is what counts: it runs the same
+exercise on fresh inputs and raises where the answer is wrong.
+"""
+
+import difflib
+import secrets
+
+from course_utils.exercises import ddpm_2d
+from course_utils.exercises.exercise import Exercise, Misconception, Result
+
+__all__ = ["EXERCISES", "Exercise", "Misconception", "Result", "check", "grade"]
+
+CHAPTERS = (ddpm_2d,)
+EXERCISES = {e.id: e for chapter in CHAPTERS for e in vars(chapter).values() if isinstance(e, Exercise)}
+
+
+def check(id, answer):
+    """Print the verdict on an answer: right, or the first wrong case in numbers and the known mistake it looks like.
+
+    Raises ValueError where there is no exercise of that id.
+    """
+    result = verdict(id, answer, seeds=(0, 1))
+    if result.printed:
+        print(f"(your function printed: {result.printed.strip()[:500]})")
+    print(result.message)
+
+
+def grade(id, answer, seed=None):
+    """Raise AssertionError where an answer is wrong; its message names the case but no expected number.
+
+    Three fresh draws of all cases, or the one of `seed`. Raises ValueError where there is no exercise of that id.
+    """
+    seeds = [secrets.randbelow(2**31) for _ in range(3)] if seed is None else [seed]
+    result = verdict(id, answer, seeds)
+    if not result:
+        error = AssertionError(result.reason)
+        error._render_traceback_ = lambda: [f"No points for {id}: {result.reason}"]  # IPython then quotes no test code
+        raise error
+
+
+def verdict(id, answer, seeds):
+    """The first wrong Result among several seeds, or the last right one."""
+    if id not in EXERCISES:
+        near = difflib.get_close_matches(id, EXERCISES, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(EXERCISES)}"
+        raise ValueError(f"there is no exercise {id!r}: {hint}")
+    for seed in seeds:
+        result = EXERCISES[id].grade(answer, seed)
+        if not result:
+            break
+    return result

@@ -1,0 +1,110 @@
+"""Comparing an answer's result with the right one, part by part, and saying in words how it is wrong."""
+
+from dataclasses import dataclass
+
+import torch
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest entry, or of 1 where entries are small
+
+
+@dataclass
+class Difference:
+    """How a result is wrong: `summary` names no expected number, `detail` does."""
+
+    summary: str
+    detail: str = ""
+
+
+def parts(value, returns):
+    """A result as a dict name -> value: `returns` is the name of the one result, or a tuple of names."""
+    several = isinstance(value, (tuple, list))
+    if isinstance(returns, tuple):
+        return dict(zip(returns, value, strict=True)) if several and len(value) == len(returns) else {"": value}
+    return {f"{returns}[{i}]": v for i, v in enumerate(value)} if several else {returns: value}
+
+
+def difference(expected, got, tolerance=TOLERANCE, same_nan=False, values_only=False):
+    """The first Difference between two dicts name -> tensor, or None where they agree within the tolerance.
+
+    With `same_nan`, NaN and infinity equal themselves; with `values_only`, dtypes and gradients do not matter.
+    """
+    if list(expected) != list(got):
+        found = ", ".join(got) if "" not in got else kind(got[""])
+        return Difference(f"{listed(expected)} asked for, but the answer returns {found}")
+    for name, value in expected.items():
+        form = form_difference(name, value, got[name], values_only)
+        found = form or value_difference(name, value, got[name], tolerance, same_nan)
+        if found:
+            return found
+    return None
+
+
+def form_difference(name, expected, got, values_only=False):
+    """A Difference in type, shape, device, dtype or gradient, or None."""
+    if not torch.is_tensor(got):
+        return Difference(f"{name} is {kind(got)}; it should be a torch tensor")
+    if got.shape != expected.shape:
+        return Difference(f"{name} has shape {tuple(got.shape)}; it should be {tuple(expected.shape)}")
+    if got.device != expected.device:
+        return Difference(f"{name} is on the device {got.device}; it should be on {expected.device}, as the inputs are")
+    if not values_only and got.dtype != expected.dtype:
+        return Difference(f"{name} is {short(got.dtype)}; it should be {short(expected.dtype)}")
+    if not values_only and got.requires_grad and not expected.requires_grad:
+        return Difference(f"{name} still carries the graph of its gradient: compute it under torch.no_grad()")
+    return None
+
+
+def value_difference(name, expected, got, tolerance=TOLERANCE, same_nan=False):
+    """A Difference in value, or None; NaN is one. Tensors without data (meta) agree."""
+    if got.is_meta or got.numel() == 0:
+        return None
+    limit = tolerance.get(expected.dtype, 1e-4)
+    got, expected = got.detach().double(), expected.detach().double()
+    if same_nan:
+        got, expected = got.nan_to_num(1e30), expected.nan_to_num(1e30)
+    missing = int(got.isnan().sum())
+    if missing:
+        return Difference(f"{name} is NaN (not a number) in {missing} of {got.numel()} entries")
+    error = torch.where(got == expected, 0.0, (got - expected).abs())
+    limit *= max(1.0, expected.abs().max().item())
+    if bool((error <= limit).all()):
+        return None
+    at = torch.unravel_index(error.argmax(), error.shape)
+    place = f" at [{', '.join(str(int(i)) for i in at)}]" if at else ""
+    return Difference(
+        f"{name} has wrong values: {int((error > limit).sum())} of {error.numel()} entries are off",
+        f"the largest error is {error.max().item():.3g}{place}: "
+        f"{got[at].item():.5g} instead of {expected[at].item():.5g}",
+    )
+
+
+def kind(value):
+    """What a value is, for a message."""
+    if torch.is_tensor(value):
+        return f"one tensor of shape {tuple(value.shape)}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return {"ndarray": "a numpy array"}.get(type(value).__name__, f"of type {type(value).__name__}")
+
+
+def listed(expected):
+    return f"{'one tensor' if len(expected) == 1 else f'{len(expected)} tensors'} ({', '.join(expected)})"
+
+
+def summary(inputs):
+    """The inputs of a case in a line: small tensors with their numbers, larger ones by shape."""
+
+    def one(value):
+        if torch.is_tensor(value) and (value.is_meta or value.numel() > 4):
+            return f"{tuple(value.shape)} {short(value.dtype)}"
+        if torch.is_tensor(value):
+            return str([float(f"{v:.4g}") if value.is_floating_point() else v for v in value.flatten().tolist()])
+        if isinstance(value, (tuple, list)):
+            return f"[{', '.join(one(v) for v in value)}]"
+        return "a network" if callable(value) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{name} = {one(value)}" for name, value in inputs.items())
+
+
+def short(dtype):
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,128 @@
+"""Calling an answer: on copies of the inputs, quietly, with seeded draws, and watching whom it calls.
+
+A student's function may print, warn, draw, change its inputs, raise, or hand the work to the course's own finished
+function. Each of these becomes a field of an `Outcome`; none reaches the notebook as a traceback of ours.
+"""
+
+import contextlib
+import copy
+import io
+import site
+import sys
+import sysconfig
+import traceback
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+PACKAGE = str(Path(__file__).parents[1])
+LIBRARIES = (PACKAGE, sysconfig.get_path("stdlib"), *site.getsitepackages(), str(Path(torch.__file__).parents[1]))
+
+
+@dataclass
+class Outcome:
+    """What happened when an answer was called: a value or an error, and what it did besides."""
+
+    value: object = None
+    error: BaseException | None = None
+    line: str = ""  # the student's own line that raised
+    finished: str = ""  # the course's function that the answer handed the work to
+    changed: list[str] = field(default_factory=list)  # the inputs that were changed in place
+    printed: str = ""
+    given: dict = field(default_factory=dict)  # the copies of the inputs that the answer worked on
+    seen: dict | None = None  # what of the value is compared, name -> tensor
+
+    @property
+    def unwritten(self):
+        stub = isinstance(self.error, NotImplementedError) and "aten::" not in str(self.error)  # not torch's own
+        return stub or (self.error is None and (self.value is None or self.value is Ellipsis))
+
+
+def call(answer, inputs, watch=True, allows=()):
+    """answer(*inputs.values()) as an Outcome; `inputs` is a dict name -> value, its callables may be called freely.
+
+    With `watch`, the first call of a function of course_utils is noted, unless its dotted name starts with one of
+    `allows`. Draws from torch's global generator are the same in every call.
+    """
+    outcome = Outcome(given=copy.deepcopy(inputs))
+    printed = io.StringIO()
+    watcher = Watcher(outcome.given.values(), allows, sys._getframe()) if watch else None
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # nbgrader takes a warning on stderr for a failed test
+        stack.enter_context(contextlib.redirect_stdout(printed))
+        stack.enter_context(contextlib.redirect_stderr(printed))
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        torch.default_generator.manual_seed(0)
+        try:
+            with watching(watcher):
+                outcome.value = answer(*outcome.given.values())
+        except (Exception, SystemExit) as error:
+            outcome.error, outcome.line = error, students_line(error)
+    outcome.finished = watcher.finished if watch else ""
+    outcome.changed = [name for name in inputs if not unchanged(inputs[name], outcome.given[name])]
+    outcome.printed = printed.getvalue()
+    return outcome
+
+
+@contextlib.contextmanager
+def watching(watcher):
+    before = sys.getprofile()
+    sys.setprofile(watcher)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+
+
+class Watcher:
+    """A profile function (sys.setprofile) that notes the first call into course_utils not made by the inputs."""
+
+    def __init__(self, inputs, allows, top):
+        self.finished, self.allows, self.top = "", tuple(allows), top
+        self.given = {code for value in inputs if callable(value) for code in codes(value)}
+
+    def __call__(self, frame, event, _):
+        code = frame.f_code
+        ours = code.co_filename.startswith(PACKAGE) and code.co_filename != __file__
+        if event != "call" or self.finished or not ours:
+            return
+        name = f"{frame.f_globals['__name__']}.{code.co_qualname}".removesuffix(".__init__")
+        if not name.startswith(self.allows or "-") and not self.called_by_an_input(frame):
+            self.finished = name
+
+    def called_by_an_input(self, frame):
+        while frame is not None and frame is not self.top:
+            if frame.f_code in self.given or frame.f_code.co_name == "<module>":  # or by an import
+                return True
+            frame = frame.f_back
+        return False
+
+
+def codes(function):
+    """The code objects that run when an input (a function, a method, a module, an object) is called."""
+    candidates = (function, type(function).__call__, getattr(function, "forward", None))
+    return {c.__code__ for c in candidates if hasattr(c, "__code__")}
+
+
+def students_line(error):
+    """ "line 3: return a * x0": the last line of the traceback that is neither ours nor a library's."""
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(LIBRARIES)]
+    if not lines:
+        return ""
+    return f"line {lines[-1].lineno}" + (f": {lines[-1].line}" if lines[-1].line else "")
+
+
+def unchanged(before, after):
+    """Whether an input is still what it was (tensors, lists of them, modules; anything else counts as unchanged)."""
+    if torch.is_tensor(before):
+        same = before.shape == after.shape and before.dtype == after.dtype
+        return same and (before.is_meta or torch.equal(before.nan_to_num(), after.nan_to_num()))
+    if isinstance(before, (list, tuple)):
+        return len(before) == len(after) and all(map(unchanged, before, after))
+    if isinstance(before, nn.Module):
+        return unchanged(list(before.state_dict().values()), list(after.state_dict().values()))
+    return True
