@@ -167,6 +167,9 @@ def secret_lines(path):
 def _read_options(path, raw, line):
     """A Cell from jupytext's: which kind it is, its id and points."""
     options = {key: value for key, value in raw.metadata.items() if key != "lines_to_next_cell"}
+    if "title" in options:  # what jupytext calls bare words
+        bare = options["title"]
+        raise AuthoringError(path, line, f'{bare!r} is no cell option; options are written solution="name", points=2')
     unknown = sorted(set(options) - {*KINDS, "points"})
     if unknown:
         known = ", ".join((*KINDS, "points"))
@@ -264,17 +267,16 @@ def _check_tests(path, cell, solutions, exercises):
     if not hidden:
         message = f"{cell.id!r} needs grade(...) between ### BEGIN HIDDEN TESTS and ### END HIDDEN TESTS"
         raise AuthoringError(path, cell.line, message)
-    calls = [(_exercise_call(node), node.lineno - 1) for node in ast.walk(_parse(path, cell))]
-    calls = [(call, offset) for call, offset in ((c, o) for c, o in calls if c)]
-    for (_, exercise), offset in calls:
+    calls = [(*call, node.lineno - 1) for node in ast.walk(_parse(path, cell)) if (call := _exercise_call(node))]
+    for _, exercise, offset in calls:
         if exercise not in exercises:
             raise AuthoringError(path, cell.line + 1 + offset, f"there is no exercise {exercise!r} in EXERCISES")
     for function, lines in (("check", visible), ("grade", hidden)):
         offsets = {offset for offset, _ in lines}
-        if not any(call[0] == function and offset in offsets for call, offset in calls):
+        if not any(called == function and offset in offsets for called, _, offset in calls):
             where = "visible part" if function == "check" else "hidden tests"
             raise AuthoringError(path, cell.line, f"the {where} of {cell.id!r} must call {function}(...)")
-    points = sum(exercises[name].points for name in {exercise for (_, exercise), _ in calls})
+    points = sum(exercises[name].points for name in {exercise for _, exercise, _ in calls})
     if points != cell.points:
         message = f"{cell.id!r} has points={cell.points:g}, but its exercise is worth {points:g}"
         raise AuthoringError(path, cell.line, message)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 from nbgrader.apps import NbGraderAPI
@@ -14,6 +15,8 @@ from course_utils.authoring.notebook import to_text
 
 SECONDS_A_CELL = 120
 
+warnings.filterwarnings("ignore", module="nbgrader.*")  # its database layer's, of no use to an instructor
+
 
 class GradingError(Exception):
     """What the instructor must put right before anything can be graded."""
@@ -24,6 +27,7 @@ def nbgrader_config(folder):
     config = release_config()
     config.CourseDirectory.root = str(Path(folder).resolve())
     config.Execute.timeout = SECONDS_A_CELL
+    config.Execute.extra_arguments = ["--HistoryManager.hist_file=:memory:", "--IPKernelApp.log_level=ERROR"]
     return config
 
 

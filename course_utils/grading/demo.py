@@ -14,13 +14,13 @@ from course_utils.exercises import EXERCISES
 
 from .course import Course, GradingError
 
-CRASH = "raise RuntimeError('this cell crashes')  # on purpose"
+CRASH = "print(1 / 0)  # a crash, on purpose"
 CLASS = {
     "demo_ada": "everything right",
     "demo_blaise": "handed in as it was handed out",
     "demo_carl": "one misconception, the rest right",
     "demo_dorothy": "the first half solved",
-    "demo_emmy": "all right, but one answer crashes",
+    "demo_emmy": "all right, but one cell crashes",
     "demo_felix": "a file that was cut off",
 }
 
@@ -72,7 +72,7 @@ def demo_submissions(lab):
         "demo_blaise": {},
         "demo_carl": right | {middle: wrong},
         "demo_dorothy": {name: right[name] for name in code[: len(code) // 2]},
-        "demo_emmy": right | {middle: f"{right[middle]}\n\n{CRASH}"},
+        "demo_emmy": right | {middle: f"{CRASH}\n\n{right[middle]}"},
     }
     texts = {student: to_text(submission(lab, given)) for student, given in answers.items()}
     return texts | {"demo_felix": texts["demo_ada"][: len(texts["demo_ada"]) // 2]}

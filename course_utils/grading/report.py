@@ -26,7 +26,7 @@ def write_grades(course, submissions):
     with open(course.folder / "grades.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [*HEAD, *exercises], restval="")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
     return rows
 
 
@@ -59,6 +59,11 @@ def _row(course, gradebook, submission):
     for name, grade in grades.items():
         row[f"{submission.lab}/{exercise_name(name)}"] = "" if name in pending else grade.score
     return row
+
+
+def _plain(value):
+    """A number without superfluous zeros: 3, not 3.0."""
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def exercise_name(grade_id):

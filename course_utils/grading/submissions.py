@@ -62,11 +62,12 @@ def problem(course, submission):
     if not content.strip():
         return "The file is empty: save the notebook and hand it in again."
     try:
-        notebook = nbformat.reads(content.decode("utf-8"), as_version=4)
+        notebook = nbformat.from_dict(json.loads(content.decode("utf-8")))
+        nbformat.validate(notebook)
     except UnicodeDecodeError:
         return "The file is not text in UTF-8, so it is not a notebook: download it anew as .ipynb."
     except json.JSONDecodeError as error:
-        return f"The file is damaged or cut off (line {error.lineno}): download the notebook anew as .ipynb."
+        return f"The file is damaged or cut off (at line {error.lineno}): download the notebook anew as .ipynb."
     except Exception:  # nbformat's own errors, of many kinds
         return "The file is not a Jupyter notebook: download it anew as .ipynb."
     if not any("nbgrader" in cell.get("metadata", {}) for cell in notebook.get("cells", [])):
