@@ -111,7 +111,7 @@ class DiscreteSchedule(NoiseSchedule):
         t = check_times(t)
         table = self.log_alpha_bar.to(t.device)
         k = t.to(torch.float64) * self.T
-        k = torch.where((k - k.round()).abs() < 1e-4, k.round(), k)  # float32 k / T is level k, not a little beside it
+        k = torch.where((k - k.round()).abs() < 1e-3, k.round(), k)  # float32 k / T is level k, not a little beside it
         low = k.floor().long().clamp(max=self.T - 1)
         return torch.lerp(table[low], table[low + 1], k - low), t.dtype
 
