@@ -59,15 +59,16 @@ bench: $(ENV)  ## measure: print the benchmarks' tables
 # Root on Debian installs what is missing; anybody else hears what will be skipped.
 system:  ## install the Debian packages that some tests use (needs root)
 	@missing=(); \
-	command -v chromium >/dev/null || missing+=(chromium chromium-driver); \
+	command -v chromium google-chrome >/dev/null || missing+=(chromium fonts-dejavu-core); \
 	command -v bwrap >/dev/null || missing+=(bubblewrap); \
 	if [ $${#missing[@]} = 0 ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 		echo "Not installed: $${missing[*]}. The tests that need them are skipped;"; \
-		echo "on Debian or Ubuntu: sudo apt-get install $${missing[*]}"; exit 0; fi; \
-	echo "Installing $${missing[*]}"; export DEBIAN_FRONTEND=noninteractive; \
-	{ apt-get update -qq && apt-get install -qq -y --no-install-recommends "$${missing[@]}" fonts-dejavu-core; } \
-		>/dev/null || echo "Could not install $${missing[*]}: the tests that need them are skipped."
+		echo "on Debian or Ubuntu: sudo make system"; exit 0; fi; \
+	export DEBIAN_FRONTEND=noninteractive; apt-get update -qq >/dev/null || true; \
+	for package in "$${missing[@]}"; do echo "Installing $$package"; \
+		apt-get install -qq -y --no-install-recommends "$$package" >/dev/null \
+			|| echo "Could not install $$package: the tests that need it are skipped."; done
 
 format: $(ENV)  ## bring the code into its format
 	@ruff check --fix . && ruff format .
