@@ -1,5 +1,7 @@
 """A small lab for tests of the builder and of grading, in a repository of its own."""
 
+import ast
+import copy
 import shutil
 from pathlib import Path
 
@@ -78,3 +80,26 @@ def small_repository(folder, lab=SMALL_LAB, name="03_small"):
     Path(folder, "book").mkdir(exist_ok=True)
     shutil.copy(ROOT / "_config.yml", folder)
     return path
+
+
+def grade_id(cell):
+    """The cell's nbgrader id, or None."""
+    return cell.metadata.get("nbgrader", {}).get("grade_id")
+
+
+def only_graded(notebook):
+    """The notebook without texts and pictures: imports, answers and tests, which is all that its points depend on."""
+    notebook = copy.deepcopy(notebook)
+    notebook.cells = [cell for cell in notebook.cells if grade_id(cell) or is_imports(cell)]
+    return notebook
+
+
+def is_imports(cell):
+    """Is this a code cell of nothing but imports?"""
+    if cell.cell_type != "code":
+        return False
+    try:
+        statements = ast.parse(cell.source).body
+    except SyntaxError:  # a magic
+        return False
+    return bool(statements) and all(isinstance(node, ast.Import | ast.ImportFrom) for node in statements)

@@ -1,0 +1,121 @@
+"""A stand-in for Colab: a clean environment, the notebook alone in a folder, its own set-up cell installs the course.
+
+The environment has the libraries of this one less the course itself and less what Colab doesn't ship. There is no
+network: git finds the course's public address in a copy of this working tree, and pip looks at no index.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import nbformat
+import pytest
+from lab_tools import ROOT
+
+from course_utils.authoring import find_labs, source_notebook
+from course_utils.authoring.address import Address
+from course_utils.authoring.chapters import chapters
+
+COURSE = ("course_utils", "__editable__")
+NOT_ON_COLAB = (
+    "jupyter_book",
+    "myst_nb",
+    "myst_parser",
+    "nbgrader",
+    "jupytext",
+    "nbmake",
+    "sphinx",
+    "ot",
+    "playwright",
+)
+RUN = """
+import sys, nbformat
+from nbclient import NotebookClient
+notebook = nbformat.read(sys.argv[1], as_version=4)
+NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+nbformat.write(notebook, sys.argv[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def public_copy(tmp_path_factory):
+    """The course as git would serve it at its public address: what pip needs of this working tree, committed."""
+    copy = tmp_path_factory.mktemp("public")
+    shutil.copytree(ROOT / "course_utils", copy / "course_utils", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for command in (
+        ["init", "-q", "-b", Address.read(ROOT).branch],
+        ["add", "."],
+        [*identity, "commit", "-qm", "copy"],
+    ):
+        subprocess.run(["git", *command], cwd=copy, check=True)
+    return copy
+
+
+@pytest.fixture
+def colab(tmp_path, public_copy):
+    """A function that runs a notebook (its text) in a clean environment and gives back the executed notebook."""
+    libraries = tmp_path / "libraries"
+    libraries.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if not path.name.startswith(COURSE) and path.name not in NOT_ON_COLAB and path.suffix != ".pth":
+            (libraries / path.name).symlink_to(path)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    python = tmp_path / "env" / "bin" / "python"
+    packages = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    Path(packages, "libraries.pth").write_text(f"{libraries}\n")
+    folder = tmp_path / "content"
+    folder.mkdir()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "JUPYTER", "PIP_"))}
+    environment |= {
+        "HOME": str(tmp_path),
+        "JUPYTER_PLATFORM_DIRS": "1",
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",  # pip reads this one upside down: 0 means no isolation
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{public_copy.as_uri()}.insteadOf",
+        "GIT_CONFIG_VALUE_0": Address.read(ROOT).repository,
+    }
+
+    def run(text):
+        file = folder / "notebook.ipynb"
+        file.write_text(text, "utf-8")
+        assert subprocess.run([python, "-c", "import course_utils"], cwd=folder, capture_output=True).returncode != 0
+        ran = subprocess.run([python, "-c", RUN, file], cwd=folder, env=environment, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        where = subprocess.run(
+            [python, "-c", "import course_utils; print(course_utils.__file__)"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        ).stdout
+        assert where.startswith(packages)  # it is the installed one that ran
+        return nbformat.read(file, as_version=4)
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lab", find_labs(ROOT), ids=lambda path: path.stem)
+def test_the_solved_lab_runs_in_colab(lab, colab):
+    """Strictly: no cell raises, hidden tests included."""
+    notebook = colab(nbformat.writes(source_notebook(lab)))
+    said = "".join(str(cell.outputs) for cell in notebook.cells if cell.cell_type == "code")
+    assert "✗" not in said and "not written yet" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", chapters(ROOT))
+def test_a_chapter_runs_in_colab(name, colab):
+    colab((ROOT / "notebooks" / "chapters" / f"{name}.ipynb").read_text("utf-8"))

@@ -1,0 +1,39 @@
+"""The students' notebooks, run as they are handed out: nothing stops but what is not written yet."""
+
+import nbformat
+import pytest
+from lab_tools import ROOT, grade_id
+from nbclient import NotebookClient
+
+from course_utils.authoring import find_labs, source_notebook
+
+LABS = find_labs(ROOT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lab", LABS, ids=lambda path: path.stem)
+def test_the_students_notebook_stops_only_at_unwritten_answers(lab, tmp_path):
+    notebook = nbformat.read(ROOT / "notebooks" / lab.stem / f"{lab.stem}.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=120, allow_errors=True, resources={"metadata": {"path": tmp_path}}).execute()
+    graded = {grade_id(cell) for cell in source_notebook(lab).cells if cell.metadata.get("nbgrader", {}).get("grade")}
+    unwritten = 0
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                assert grade_id(cell) in graded or output.ename == "NotImplementedError", cell.source
+            assert not (output.output_type == "stream" and output.name == "stderr" and grade_id(cell)), output.text
+        unwritten += grade_id(cell) in graded and "not written yet" in str(cell.get("outputs"))
+    assert unwritten == len([cell for cell in notebook.cells if grade_id(cell) in graded and cell.cell_type == "code"])
+
+
+@pytest.mark.parametrize("lab", LABS, ids=lambda path: path.stem)
+def test_every_answer_has_three_hints(lab):
+    """Each answer cell of code stands below a text with three folded hints."""
+    text = ""
+    for cell in source_notebook(lab).cells:
+        if cell.cell_type == "markdown":
+            text += cell.source
+        elif cell.metadata.get("nbgrader", {}).get("solution"):
+            assert text.count("<summary>Hint") == 3, grade_id(cell)
+        elif grade_id(cell):
+            text = ""
