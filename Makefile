@@ -50,8 +50,8 @@ grade: $(ENV)  ## grade submitted/ into the gradebook, feedback/ and grades.csv 
 demo-class: $(ENV)  ## make a small made-up class of submissions to grade (COURSE=folder)
 	@python -m course_utils.grading.demo --course "$(COURSE)"
 
-lab: $(ENV)  ## open JupyterLab with nbgrader's formgrader
-	@jupyter lab --notebook-dir "$(COURSE)"
+lab: $(ENV)  ## open JupyterLab with nbgrader's formgrader (COURSE=folder)
+	@COURSE="$(COURSE)" jupyter lab --notebook-dir "$(COURSE)"
 
 bench: $(ENV)  ## measure: print the benchmarks' tables
 	@shopt -s nullglob; for file in benchmarks/[!_]*.py; do echo; echo "== $$file"; python $$file; done
