@@ -11,7 +11,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest entry, 
 class Difference:
     """How a result is wrong: `summary` names no expected number, `detail` does."""
 
-    summary: str
+    summary: str = ""
     detail: str = ""
 
 
@@ -28,10 +28,12 @@ def difference(expected, got, tolerance=TOLERANCE, same_nan=False, values_only=F
 
     With `same_nan`, NaN and infinity equal themselves; with `values_only`, dtypes and gradients do not matter.
     """
-    if list(expected) != list(got):
-        found = ", ".join(got) if "" not in got else kind(got[""])
+    if not set(expected) & set(got):
+        found = ", ".join(got) if len(got) > 1 else kind(*got.values())
         return Difference(f"{listed(expected)} asked for, but the answer returns {found}")
     for name, value in expected.items():
+        if name not in got:
+            return Difference(f"{name} is missing")
         form = form_difference(name, value, got[name], values_only)
         found = form or value_difference(name, value, got[name], tolerance, same_nan)
         if found:
@@ -72,10 +74,21 @@ def value_difference(name, expected, got, tolerance=TOLERANCE, same_nan=False):
     at = torch.unravel_index(error.argmax(), error.shape)
     place = f" at [{', '.join(str(int(i)) for i in at)}]" if at else ""
     return Difference(
-        f"{name} has wrong values: {int((error > limit).sum())} of {error.numel()} entries are off",
+        f"{name} {wrongness(expected, got, limit)}",
         f"the largest error is {error.max().item():.3g}{place}: "
         f"{got[at].item():.5g} instead of {expected[at].item():.5g}",
     )
+
+
+def wrongness(expected, got, limit):
+    if not got.any():
+        return "is 0 everywhere"
+    if got.numel() > 1 and bool((got == got.flatten()[0]).all()):
+        return "is the same number everywhere"
+    if bool(((got + expected).abs() <= limit).all()):
+        return "is right but for its sign"
+    off = (got - expected).abs() > limit
+    return f"has wrong values: {int(off.sum())} of {off.numel()} entries are off"
 
 
 def kind(value):
@@ -84,7 +97,8 @@ def kind(value):
         return f"one tensor of shape {tuple(value.shape)}"
     if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {len(value)}"
-    return {"ndarray": "a numpy array"}.get(type(value).__name__, f"of type {type(value).__name__}")
+    name = {"ndarray": "numpy array"}.get(type(value).__name__, type(value).__name__)
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def listed(expected):

@@ -23,8 +23,8 @@ from course_utils.training import warmed_up
 
 
 def at(table, k, x):
-    """table[k] as (B, 1, ..., 1) in x's dtype, so that it multiplies x of shape (B, ...)."""
-    return table[k].to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    """table[k] as (B, 1, ..., 1) in x's dtype and place, so that it multiplies x of shape (B, ...)."""
+    return table[k].to(x).reshape(-1, *[1] * (x.ndim - 1))
 
 
 class ToyNet(nn.Module):
@@ -67,7 +67,7 @@ def check_net_input(x, t):
 def settings(g):
     """Random schedules, data and levels of every shape that the answers must serve, each with a name.
 
-    T = 64 in float64: k / T is then exact in float32 too, where most people compute it.
+    T = 32 in float64: k / T is then exact in float32 too, where most people compute it.
     """
     kinds = {
         "points in the plane": ((7, 2), torch.float32),
@@ -79,7 +79,7 @@ def settings(g):
         "float64": ((6, 2), torch.float64),
     }
     for name, (shape, dtype) in kinds.items():
-        T = 64 if dtype == torch.float64 else int(torch.randint(8, 40, (), generator=g))
+        T = 32 if dtype == torch.float64 else int(torch.randint(6, 24, (), generator=g))
         yield name, setting(g, T, shape, dtype)
 
 
@@ -740,7 +740,7 @@ reverse_step = Exercise(
 
 
 def predicted_x0(net, x, k, alpha_bar):
-    t = torch.full((len(x),), k / (len(alpha_bar) - 1), dtype=x.dtype)
+    t = torch.full((len(x),), k / (len(alpha_bar) - 1), dtype=x.dtype, device=x.device)
     return to_x0("eps", net(x, t), x, math.sqrt(alpha_bar[k]), math.sqrt(1 - alpha_bar[k]))
 
 
@@ -1294,7 +1294,7 @@ def _(g):
         return {"net": net, "x": s.x, "beta": s.beta, "alpha_bar": s.alpha_bar, "noise": noise}
 
     s = setting(g, 64, (200, 1), torch.float64)
-    yield "the Gaussian N(0.3, 0.5^2), its noise known exactly", inputs(s, GaussianNet(s.alpha_bar))
+    yield "the Gaussian, whose noise is known exactly", inputs(s, GaussianNet(s.alpha_bar))
     for name, s in settings(g):
         yield name, inputs(s, frozen(ToyNet(g)))
     yield "two levels", inputs(setting(g, 2, (4, 2), torch.float64), frozen(ToyNet(g)))

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from course_utils.exercises.comparing import TOLERANCE, difference, parts, summary
+from course_utils.exercises.comparing import TOLERANCE, Difference, difference, kind, parts, summary
 from course_utils.exercises.running import call
 
 
@@ -135,7 +135,7 @@ class Exercise:
         if answer is None or answer is Ellipsis:
             return self.unwritten()
         if not callable(answer):
-            return self.wrong(f"{self.name} should be a function, but it is a {type(answer).__name__}")
+            return self.wrong(f"it should be a function, but it is {kind(answer)}")
         cases = list(self.cases(torch.Generator().manual_seed(seed)))
         problem = self.signature_problem(answer, cases[0][1])
         if problem:
@@ -147,7 +147,7 @@ class Exercise:
                 return self.unwritten()
             if outcome.finished:
                 return self.wrong(
-                    f"{self.name} hands the work to {outcome.finished}. Write the computation yourself: "
+                    f"it hands the work to {outcome.finished}. Write the computation yourself: "
                     "calling the course's finished function gets no points"
                 )
             outcomes.append(outcome)
@@ -155,7 +155,7 @@ class Exercise:
         for (case, inputs), outcome in zip(cases, outcomes, strict=True):
             reason, detail = self.problem(inputs, outcome)
             if reason:
-                return self.wrong(reason, detail, case, inputs, self.recognise(cases, outcomes), printed)
+                return self.wrong(reason, detail, case, seed, inputs, self.recognise(cases, outcomes), printed)
         return Result(True, f"✓ {self.name} is right, in all {len(cases)} cases.", printed=printed)
 
     def signature_problem(self, answer, inputs):
@@ -166,20 +166,22 @@ class Exercise:
         try:
             signature.bind(*inputs.values())
         except TypeError:
-            return f"{self.name} is called as {self.name}({', '.join(inputs)}), but yours takes {signature}"
+            return f"it is called as {self.name}({', '.join(inputs)}), but yours takes {signature}"
         return ""
 
     def problem(self, inputs, outcome):
         """(reason, detail) of what is wrong with the outcome of one case; ("", "") where nothing is."""
         if outcome.error is not None:
+            if outcome.wants_numbers:
+                return "", ""
+            text = textwrap.shorten(str(outcome.error), 300)
             at = f" ({outcome.line})" if outcome.line else ""
-            return f"your code raised {type(outcome.error).__name__}: {outcome.error}{at}", ""
-        found = difference(self.expected(inputs), self.seen(outcome), self.tolerance)
-        if found:
-            return found.summary, found.detail
+            return f"your code raised {type(outcome.error).__name__}: {text}{at}", ""
+        found = difference(self.expected(inputs), self.seen(outcome), self.tolerance) or Difference()
         if outcome.changed:
-            return f"the result is right, but {' and '.join(outcome.changed)} was changed in place: work on a copy", ""
-        return "", ""
+            changed = f"it changes its input {' and '.join(outcome.changed)} in place: work on a copy"
+            found.summary = f"{found.summary}, and {changed}" if found.summary else changed
+        return found.summary, found.detail
 
     def seen(self, outcome):
         """What is compared of an outcome's value, a dict name -> tensor."""
@@ -232,9 +234,9 @@ class Exercise:
         text = f"{self.name} is not written yet (it returns nothing, or its stub is still there)"
         return Result(False, f"… {text}.", text)
 
-    def wrong(self, reason, detail="", case="", inputs=None, mistake=None, printed=""):
+    def wrong(self, reason, detail="", case="", seed=None, inputs=None, mistake=None, printed=""):
         lines = [f"✗ {self.name}: {reason}" + (f"; {detail}." if detail else ".")]
-        reason = f"{reason} [in the case: {case}]" if case else reason
+        reason = f"{self.name}: {reason}" + (f" [in the case: {case}; seed {seed}]" if case else "")
         if case:
             lines.append(f"  The case: {case}, {summary(inputs)}")
         if mistake:

@@ -1,0 +1,335 @@
+"""The graders are graded: each known mistake is refused and recognised, each other right answer accepted."""
+
+import copy
+import functools
+import math
+import pkgutil
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from course_utils.denoiser import Denoiser, diffusion_loss
+from course_utils.exercises import EXERCISES, Exercise, __main__, check, grade
+from course_utils.exercises.__main__ import student
+from course_utils.exercises.ddpm_2d import GaussianNet, ToyNet, schedule_of
+from course_utils.mixtures import GaussianMixture
+from course_utils.samplers import ddim, ddpm
+from course_utils.schedules import LinearSchedule, QuadraticSchedule
+from course_utils.training import warmed_up
+
+SEEDS = (100, 101)
+BOOK = Path(__file__).parents[1] / "book"
+each_exercise = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+
+
+def named(kind):
+    """Every (exercise, name) of its misconceptions or equivalents, as parameters of a test."""
+    pairs = [(e, name) for e in EXERCISES.values() for name in getattr(e, kind)]
+    return pytest.mark.parametrize("exercise, name", pairs, ids=[f"{e.id}-{name}" for e, name in pairs])
+
+
+def right_answer(exercise):
+    return student(exercise, next(iter(exercise.equivalents.values())))
+
+
+def changed(exercise, change):
+    """A right answer, spoilt: `change` is applied to each tensor it returns."""
+    answer = right_answer(exercise)
+
+    def spoilt(*inputs):
+        value = answer(*inputs)
+        return type(value)(map(change, value)) if isinstance(value, (tuple, list)) else change(value)
+
+    return spoilt
+
+
+@each_exercise
+def test_is_complete(exercise):
+    assert exercise.title and exercise.contract.endswith(".") and exercise.points > 0
+    assert exercise.contract.startswith(f"{exercise.name}(")
+    assert len(exercise.misconceptions) >= 6 and len(exercise.equivalents) >= 3
+    assert all(pkgutil.resolve_name(name) for name in exercise.finished)
+
+
+@each_exercise
+def test_sentences_lead_to_the_page(exercise):
+    page = BOOK / f"{exercise.chapter}.md"
+    if not page.exists():
+        pytest.skip(f"{page.name} is not written yet")
+    anchors = re.findall(r"^\(([\w-]+)\)=$", page.read_text(), re.MULTILINE)
+    for target in [exercise.section, *(m.read for m in exercise.misconceptions.values())]:
+        html, _, anchor = target.partition("#")
+        assert html == f"{exercise.chapter}.html" and anchor in anchors
+    sentences = [m.sentence for m in exercise.misconceptions.values()]
+    assert len(set(sentences)) == len(sentences) and all(len(s) > 20 and s.endswith(".") for s in sentences)
+
+
+@named("misconceptions")
+def test_a_misconception_is_refused_and_recognised(exercise, name):
+    answer = student(exercise, exercise.misconceptions[name])
+    for seed in SEEDS:
+        result = exercise.grade(answer, seed)
+        assert not result and result.misconception == name
+    known = exercise.misconceptions[name]
+    assert known.sentence in result.message and known.read in result.message
+    assert not re.search(r"\d\.\d", result.reason.replace(known.sentence, ""))  # no expected number is told
+    with pytest.raises(AssertionError, match=re.escape(known.sentence)):
+        grade(exercise.id, answer)
+
+
+@named("misconceptions")
+def test_a_misconception_works_somewhere(exercise, name):
+    """One that raises everywhere would be taken for every other answer that raises."""
+
+    def works(inputs):
+        try:
+            return exercise.misconceptions[name](*copy.deepcopy(inputs).values()) is not None
+        except Exception:
+            return False
+
+    assert any(works(inputs) for _, inputs in exercise.cases(torch.Generator().manual_seed(0)))
+
+
+@named("equivalents")
+def test_a_right_answer_written_differently_is_accepted(exercise, name, capsys):
+    answer = student(exercise, exercise.equivalents[name])
+    for seed in SEEDS:
+        assert exercise.grade(answer, seed)
+    assert grade(exercise.id, answer) is None
+    assert check(exercise.id, answer) is None
+    assert "is right" in capsys.readouterr().out
+
+
+@each_exercise
+def test_the_reference_is_right(exercise):
+    free = copy.copy(exercise)
+    free.allows = ("course_utils", "the exercise's own answer")
+    assert all(free.grade(exercise.reference, seed) for seed in SEEDS)
+
+
+def ddpm_step(net, x, k, beta, alpha_bar, z):
+    schedule = schedule_of(alpha_bar)
+    return next(ddpm(Denoiser(net, schedule), schedule, x, torch.tensor([k, k - 1]).double() / schedule.T))
+
+
+FINISHED = {
+    "ddpm_2d.quadratic_betas": lambda T, beta_start, beta_end: QuadraticSchedule(T, beta_start, beta_end).beta,
+    "ddpm_2d.alpha_bar": lambda beta: LinearSchedule(len(beta) - 1).alpha_bar,
+    "ddpm_2d.q_sample": lambda x0, k, noise, ab: LinearSchedule(len(ab) - 1).add_noise(x0, k / (len(ab) - 1), noise),
+    "ddpm_2d.posterior": lambda x0, x, k, beta, alpha_bar: EXERCISES["ddpm_2d.posterior"].equivalents[
+        "through_the_noise"
+    ](x0, x, k, beta, alpha_bar),
+    "ddpm_2d.loss": lambda net, x0, k, noise, ab: diffusion_loss(
+        Denoiser(net, LinearSchedule(len(ab) - 1)), x0, t=k / (len(ab) - 1), noise=noise
+    ),
+    "ddpm_2d.reverse_step": ddpm_step,
+    "ddpm_2d.ema_update": lambda ema, params, decay, step: [
+        torch.lerp(p.detach(), e, warmed_up(decay, step)) for e, p in zip(ema, params, strict=True)
+    ],
+    "ddpm_2d.ddim_step": lambda net, x, k, k_next, ab: next(
+        ddim(
+            Denoiser(net, LinearSchedule(len(ab) - 1)),
+            LinearSchedule(len(ab) - 1),
+            x,
+            torch.tensor([k, k_next]) / (len(ab) - 1),
+        )
+    ),
+    "ddpm_2d.fix_the_sampler": lambda net, x, beta, ab, noise: ddpm_step(net, x, 1, beta, ab, None),
+}
+
+
+@each_exercise
+def test_the_courses_own_function_is_not_an_answer(exercise, capsys):
+    answers = [exercise.reference, lambda *a: exercise.reference(*a), functools.partial(exercise.reference)]
+    answers += [lambda *a, f=f: f(*a) for f in exercise.equivalents.values()]
+    for answer in [*answers, FINISHED[exercise.id]]:
+        result = exercise.grade(answer, 0)
+        assert not result and "hands the work to" in result.reason
+    with pytest.raises(AssertionError, match="calling the course's finished function gets no points"):
+        grade(exercise.id, FINISHED[exercise.id])
+    check(exercise.id, exercise.reference)
+    assert "hands the work to" in capsys.readouterr().out
+
+
+def test_an_import_or_an_allowed_function_is_no_cheating(monkeypatch):
+    exercise = copy.copy(EXERCISES["ddpm_2d.ema_update"])
+    finished = FINISHED[exercise.id]
+    assert "course_utils.training.warmed_up" in exercise.grade(finished).reason
+    exercise.allows = ("course_utils.training.warmed_up",)
+    assert exercise.grade(finished)
+    importing = student(exercise, exercise.equivalents["step_towards_the_new"])
+
+    def answer(*inputs):
+        monkeypatch.delitem(sys.modules, "course_utils.metrics", raising=False)
+        import course_utils.metrics  # noqa: F401
+
+        return importing(*inputs)
+
+    assert EXERCISES[exercise.id].grade(answer)
+
+
+def stub(*inputs):
+    raise NotImplementedError
+
+
+@each_exercise
+@pytest.mark.parametrize("answer", [stub, lambda *inputs: None, lambda *inputs: ..., None, ...])
+def test_a_stub_scores_nothing(exercise, answer, capsys):
+    with pytest.raises(AssertionError, match="not written yet"):
+        grade(exercise.id, answer)
+    check(exercise.id, answer)
+    assert capsys.readouterr().out.startswith("…")
+
+
+SPOILT = {
+    "zero": (lambda v: 0 * v, "is 0 everywhere"),
+    "constant": (lambda v: torch.full_like(v, 0.7), "is the same number everywhere|has wrong values"),
+    "NaN": (lambda v: v * math.nan, "is NaN"),
+    "negated": (lambda v: -v, "is right but for its sign"),
+    "a little off": (lambda v: v + 0.003, "has wrong values"),
+    "wrong shape": (lambda v: v[None, None], "has shape"),
+    "wrong dtype": (lambda v: v.half(), "is float16; it should be float"),
+    "numpy": (lambda v: v.detach().numpy(), "is a numpy array; it should be a torch tensor"),
+    "a float": (lambda v: 0.5, "is a float; it should be a torch tensor"),
+    "too many": (lambda v: (v, v), "a torch tensor|asked for"),
+}
+
+
+@each_exercise
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_spoilt_answer_is_refused_with_its_reason(exercise, kind):
+    change, words = SPOILT[kind]
+    answer = changed(exercise, change)
+    with pytest.raises(AssertionError, match=words) as raised:
+        grade(exercise.id, answer)
+    assert not re.search(r"\d\.\d", str(raised.value))  # no expected number is told
+
+
+@each_exercise
+def test_an_answer_that_raises_is_told_its_own_line(exercise, capsys):
+    text = "def answer(*inputs):\n    one, none = 1, 0\n    return one / none\n"
+    namespace = {}
+    exec(compile(text, "<cell>", "exec"), namespace)
+    result = exercise.grade(namespace["answer"])
+    assert "your code raised ZeroDivisionError: division by zero (line 3)" in result.reason
+    check(exercise.id, namespace["answer"])
+    shown = capsys.readouterr()
+    assert not shown.err and "Traceback" not in shown.out and "course_utils/" not in shown.out
+
+
+@each_exercise
+def test_an_answer_that_changes_its_inputs_is_refused(exercise):
+    answer = right_answer(exercise)
+
+    def careless(*inputs):
+        value = answer(*inputs)
+        for tensor in inputs:
+            if torch.is_tensor(tensor):
+                tensor.add_(1)
+        for tensor in inputs[0] if isinstance(inputs[0], list) else []:
+            tensor.add_(1)
+        return value
+
+    if exercise.name == "quadratic_betas":
+        pytest.skip("its inputs are numbers")
+    assert "in place: work on a copy" in exercise.grade(careless).reason
+
+
+@each_exercise
+def test_other_things_are_not_an_answer(exercise):
+    assert "it should be a function, but it is an int" in exercise.grade(3).reason
+    assert "is called as" in exercise.grade(lambda: 1).reason
+    assert "raised SystemExit" in exercise.grade(lambda *inputs: exit(1)).reason
+    assert "a generator" in exercise.grade(lambda *inputs: (i for i in inputs)).reason
+
+
+@each_exercise
+def test_prints_warnings_and_draws_of_an_answer_stay_with_it(exercise, capsys):
+    answer = right_answer(exercise)
+
+    def noisy(*inputs):
+        print("seen")
+        warnings.warn("careful", stacklevel=1)
+        torch.randn(3)
+        for value in inputs:
+            if torch.is_tensor(value):
+                print(f"{value.double().mean():.3f}")  # the device meta has no numbers to show: not the answer's fault
+        return answer(*inputs)
+
+    before = torch.get_rng_state()
+    check(exercise.id, noisy)
+    grade(exercise.id, noisy)
+    shown = capsys.readouterr()
+    assert "is right" in shown.out and shown.out.startswith("(your function printed: seen") and not shown.err
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_an_unknown_exercise_is_named():
+    for judge in (check, grade):
+        with pytest.raises(ValueError, match="there is no exercise 'ddpm_2d.qsample': did you mean 'ddpm_2d.q_sample'"):
+            judge("ddpm_2d.qsample", stub)
+    with pytest.raises(ValueError, match="there are ddpm_2d.quadratic_betas"):
+        check("pottery", stub)
+
+
+def test_a_notebook_shows_the_message_and_no_line_of_the_test():
+    with pytest.raises(AssertionError) as raised:
+        grade("ddpm_2d.q_sample", stub)
+    assert raised.value._render_traceback_() == [f"AssertionError: {raised.value}"]
+
+
+def test_the_matrix(capsys, monkeypatch):
+    for id in list(EXERCISES)[3:]:  # the others are judged above; here it is about the table
+        monkeypatch.delitem(EXERCISES, id)
+    assert __main__.main(seeds=(5,)) == 0
+    shown = capsys.readouterr().out
+    assert "✗" not in shown and all(id in shown for id in EXERCISES)
+
+
+def test_a_faulty_grader_would_be_seen():
+    """The proof itself can fail: a grader that compares with a wrong reference accepts none of its equivalents."""
+    exercise = copy.copy(EXERCISES["ddpm_2d.alpha_bar"])
+    exercise.reference = exercise.misconceptions["root_taken"].function
+    assert not any(exercise.grade(student(exercise, f)) for f in exercise.equivalents.values())
+    assert exercise.grade(student(exercise, exercise.misconceptions["root_taken"]))
+    assert isinstance(exercise, Exercise)
+
+
+# ---- the references against the package and against mathematics ------------------------------------------------------
+
+
+@pytest.fixture
+def schedule():
+    return LinearSchedule(1000)
+
+
+def test_the_oracle_is_the_exact_gaussian(schedule):
+    x = torch.randn(6, 1, dtype=torch.float64)
+    t = torch.tensor([1, 2, 10, 300, 700, 1000]) / 1000
+    exact = GaussianMixture(torch.tensor([[0.3]]).double(), 0.5).denoiser(schedule)(x, t.double())
+    net = Denoiser(GaussianNet(schedule.alpha_bar), schedule)
+    torch.testing.assert_close(net(x, t.double()), exact, rtol=1e-6, atol=1e-6)
+
+
+def test_one_reverse_step_is_the_packages(schedule):
+    net, x = ToyNet(torch.Generator().manual_seed(0)), torch.randn(5, 2, dtype=torch.float64)
+    for k in (1, 2, 500, 1000):
+        times = torch.tensor([k, k - 1]).double() / 1000
+        step = ddpm(Denoiser(net, schedule), schedule, x, times, generator=torch.Generator().manual_seed(1))
+        z = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        ours = EXERCISES["ddpm_2d.reverse_step"].reference(net, x, k, schedule.beta, schedule.alpha_bar, z)
+        torch.testing.assert_close(ours, next(step), rtol=1e-9, atol=1e-9)
+
+
+def test_the_mended_sampler_reaches_the_gaussian_and_the_given_one_does_not(schedule):
+    g = torch.Generator().manual_seed(0)
+    noise = torch.randn(1001, 2000, 1, generator=g)
+    exercise = EXERCISES["ddpm_2d.fix_the_sampler"]
+    inputs = GaussianNet(schedule.alpha_bar), torch.randn(2000, 1, generator=g), schedule.beta, schedule.alpha_bar
+    mended, given = exercise.reference(*inputs, noise), exercise.misconceptions["as_given"](*inputs, noise)
+    assert abs(mended.mean() - 0.3) < 0.04 and abs(mended.std() - 0.5) < 0.04  # three standard errors
+    assert given.std() > 0.8
