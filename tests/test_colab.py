@@ -57,9 +57,13 @@ def public_copy(tmp_path_factory):
     return copy
 
 
-@pytest.fixture
-def colab(tmp_path, public_copy):
-    """A function that runs a notebook (its text) in a clean environment and gives back the executed notebook."""
+@pytest.fixture(scope="module")
+def colab(tmp_path_factory, public_copy):
+    """A function that runs a notebook (its text) in a clean environment and gives back the executed notebook.
+
+    The first notebook that is run installs the course, as all their set-up cells are the same.
+    """
+    tmp_path = tmp_path_factory.mktemp("colab")
     libraries = tmp_path / "libraries"
     libraries.mkdir()
     for path in Path(sysconfig.get_path("purelib")).iterdir():
@@ -88,22 +92,27 @@ def colab(tmp_path, public_copy):
         "GIT_CONFIG_VALUE_0": Address.read(ROOT).repository,
     }
 
+    where = [python, "-c", "import course_utils; print(course_utils.__file__)"]
+    assert subprocess.run(where, cwd=folder, capture_output=True).returncode != 0  # the course is not there yet
+
     def run(text):
         file = folder / "notebook.ipynb"
         file.write_text(text, "utf-8")
-        assert subprocess.run([python, "-c", "import course_utils"], cwd=folder, capture_output=True).returncode != 0
         ran = subprocess.run([python, "-c", RUN, file], cwd=folder, env=environment, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr[-3000:]
-        where = subprocess.run(
-            [python, "-c", "import course_utils; print(course_utils.__file__)"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        ).stdout
-        assert where.startswith(packages)  # it is the installed one that ran
+        installed = subprocess.run(where, cwd=folder, capture_output=True, text=True, check=True).stdout
+        assert installed.startswith(packages)
         return nbformat.read(file, as_version=4)
 
     return run
+
+
+def test_all_set_up_cells_are_the_same():
+    paths = sorted((ROOT / "notebooks").rglob("*.ipynb"))
+    texts = [[cell.source for cell in nbformat.read(path, as_version=4).cells] for path in paths]
+    assert len(texts) > 1
+    assert all(sum(source.startswith("# Set-up.") for source in sources) == 1 for sources in texts)
+    assert len({source for sources in texts for source in sources if source.startswith("# Set-up.")}) == 1
 
 
 @pytest.mark.slow
