@@ -23,8 +23,11 @@ class GaussianMixture:
         if self.means.ndim != 2:
             raise ValueError(f"means has shape {tuple(self.means.shape)}; it must be (components, dimensions)")
         K = len(self.means)
-        self.std = torch.as_tensor(std, dtype=torch.float64).expand(K)
-        self.weights = torch.as_tensor(weights if weights is not None else [1.0] * K, dtype=torch.float64).expand(K)
+        std, weights = (torch.as_tensor(p, dtype=torch.float64) for p in (std, 1.0 if weights is None else weights))
+        for name, p in (("std", std), ("weights", weights)):
+            if p.shape not in ((), (1,), (K,)):
+                raise ValueError(f"{name} has shape {tuple(p.shape)}; give one number for each of the {K} components")
+        self.std, self.weights = std.expand(K), weights.expand(K)
         if not (self.std >= 0).all() or not (self.weights > 0).all():
             raise ValueError("a mixture needs std >= 0 and weights > 0")
         self.weights = self.weights / self.weights.sum()
@@ -46,7 +49,9 @@ class GaussianMixture:
         return spread + (self.weights[:, None] * centred).T @ centred
 
     def sample(self, n, generator=None):
-        """n independent points (n, D), float32."""
+        """n independent points (n, D), float32; n at least 1."""
+        if n < 1:
+            raise ValueError(f"n = {n} points asked for; give at least 1")
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = torch.randn(n, self.dim, generator=generator)
         return (self.means[k] + self.std[k, None] * noise).float()
