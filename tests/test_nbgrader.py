@@ -17,7 +17,9 @@ from course_utils.authoring.notebook import to_text
 from course_utils.exercises import EXERCISES
 from course_utils.grading import Course, GradingError, grade_course
 from course_utils.grading.demo import CLASS, exercise_ids, make_class, misconception, right_answers, submission
+from course_utils.grading.grade import is_stale
 from course_utils.grading.report import summary
+from course_utils.grading.submissions import Submission
 
 LABS = find_labs(ROOT)
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")
@@ -205,6 +207,15 @@ def test_a_submission_handed_in_anew_is_graded_anew(small_class):
     assert rows["demo_blaise"]["score"] == 0
     again = {row["student"]: row for row in grade_course(folder, student="demo_blaise", repository=repository)}
     assert again["demo_blaise"]["score"] == 3
+
+
+@pytest.mark.slow
+def test_grading_that_was_stopped_is_taken_up_again(small_class):
+    folder, repository, _ = small_class
+    course, ada = Course(folder, repository), Submission("demo_ada", "03_small")
+    assert not is_stale(course, ada)
+    course.feedback(ada.student, ada.lab).unlink()  # written last, so it is what a stopped run lacks
+    assert is_stale(course, ada)
 
 
 # ---- what an instructor does wrong -----------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ def main():
         rows = grade_course(arguments.course, arguments.assignment, arguments.student, arguments.force)
     except (GradingError, AuthoringError) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. What is graded is kept; run it again to go on.")
     print(f"\n{summary(rows)}\n\nWritten to {arguments.course}: grades.csv, feedback/ and the gradebook.")
 
 

@@ -40,18 +40,24 @@ def find_all(course, graded):
 
 
 def is_stale(course, submission):
-    """Is there no grade yet, or one older than the submission or the lab?"""
-    graded, *inputs = (
-        course.path("autograded", submission.student, submission.lab),
+    """Is there no grade yet, or one older than the submission or the lab?
+
+    Feedback is written last: where there is none, grading was not finished, or was stopped in the middle.
+    """
+    feedback = course.feedback(submission.student, submission.lab)
+    inputs = (
         course.path("submitted", submission.student, submission.lab),
         course.path("source", ".", submission.lab),
     )
-    return not graded.exists() or any(path.stat().st_mtime > graded.stat().st_mtime for path in inputs)
+    return not feedback.exists() or any(path.stat().st_mtime > feedback.stat().st_mtime for path in inputs)
 
 
 def execute(course, submission):
     """Run one submission's cells and score them: nbgrader's stock autograde. Returns what went wrong, or ""."""
+    course.feedback(submission.student, submission.lab).unlink(missing_ok=True)
     result = course.api.autograde(submission.lab, submission.student, force=True)
+    if "KeyboardInterrupt" in result.get("error", ""):  # nbgrader's API takes it for a student's failure
+        raise KeyboardInterrupt
     return "" if result["success"] else f"The notebook could not be run: {_logged(course, submission, result)}"
 
 
