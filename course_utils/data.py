@@ -41,8 +41,8 @@ def unstandardise(name, x):
 
 
 @cache
-def toy_mixture(name):
-    """The exact distribution that `toy_2d` draws from, as a GaussianMixture in the same standardised coordinates.
+def toy_mixture(name, standardised=True):
+    """The exact distribution that `toy_2d` draws from, as a GaussianMixture in the same coordinates, or the original's.
 
     A curve with Gaussian noise is a mixture with a component at every point of the curve; with 400 of them the log
     density at its points is right to 1e-3 on average (worst at the tips). Raises ValueError for the checkerboard,
@@ -51,7 +51,7 @@ def toy_mixture(name):
     _check_name(name)
     if name not in NOISE:
         raise ValueError(f"{name} has sharp edges and is no mixture of Gaussians; choose one of {', '.join(NOISE)}")
-    centre, scale = _standardisation(name)
+    centre, scale = _standardisation(name) if standardised else (0, 1)
     return GaussianMixture((_CENTRES[name]() - centre) / scale, NOISE[name] / scale)
 
 
@@ -60,7 +60,7 @@ def _standardisation(name):
     """The centre (2,) of a set and its scale: the root of its mean variance over both axes."""
     if name == "checkerboard":
         return np.zeros(2), math.sqrt(4**2 / 12)  # uniform on [-2, 2] along each axis
-    exact = GaussianMixture(_CENTRES[name](), NOISE[name])
+    exact = toy_mixture(name, standardised=False)
     return exact.mean.numpy(), math.sqrt(exact.covariance.diagonal().mean())
 
 

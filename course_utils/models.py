@@ -28,17 +28,18 @@ class MLP(nn.Module):
     """A network for points: hidden layers of SiLU units, each shifted and scaled by the time (and class) embedding.
 
     x (B, dim), t (B,), y (B,) in -1..n_classes - 1 or None -> (B, dim). Raises ValueError for points of another
-    dimension, and for labels where there are no classes.
+    dimension, and for labels that are no classes of the network.
     """
 
     def __init__(self, dim=2, width=128, depth=3, n_classes=None):
         super().__init__()
         self.dim, self.n_classes = dim, n_classes
-        self.time = nn.Sequential(TimeEmbedding(64), nn.Linear(64, width), nn.SiLU())
-        self.label = nn.Embedding(n_classes + 1, width) if n_classes else None  # row 0 is the null class
+        context = 32  # enough for a time and a class; more would make it the largest part of the network
+        self.time = nn.Sequential(TimeEmbedding(context), nn.Linear(context, context), nn.SiLU())
+        self.label = nn.Embedding(n_classes + 1, context) if n_classes else None  # row 0 is the null class
         self.first = nn.Linear(dim, width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
-        self.modulation = nn.Linear(width, 2 * width * depth)
+        self.modulation = nn.Linear(context, 2 * width * depth)
         self.last = nn.Linear(width, dim)
 
     def forward(self, x, t, y=None):
@@ -49,6 +50,10 @@ class MLP(nn.Module):
         context = self.time(t)
         if self.label is not None:
             y = torch.full_like(t, -1, dtype=torch.long) if y is None else y
+            if not ((y >= -1) & (y < self.n_classes)).all():
+                raise ValueError(
+                    f"labels run from -1 (the null class) to {self.n_classes - 1}, not {y.min()} to {y.max()}"
+                )
             context = context + self.label(y + 1)
         modulation = self.modulation(context).chunk(2 * (len(self.layers) + 1), dim=1)
         h = self.first(x)

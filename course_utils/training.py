@@ -44,7 +44,7 @@ def ema_model(model, decay):
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
-def fit(model, loss_fn, data, n_steps, lr=2e-3, ema_decay=0.999, warmup=0.02, progress=True):
+def fit(model, loss_fn, data, n_steps, lr=4e-3, ema_decay=0.999, warmup=0.02, progress=True):
     """Train `model` for n_steps and return (ema_model, losses): the averaged model in eval mode, and a float a step.
 
     `loss_fn(model, *batch)` is a scalar; `data` yields batches (`batches(x0, 256)`). Adam; the learning rate rises
@@ -57,7 +57,7 @@ def fit(model, loss_fn, data, n_steps, lr=2e-3, ema_decay=0.999, warmup=0.02, pr
     was_training = model.training
     model.train()
     average = ema_model(model, ema_decay)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
 
     def rate(step):
         rise = (step + 1) / (warmup * n_steps + 1)
