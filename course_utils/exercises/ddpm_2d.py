@@ -70,8 +70,8 @@ def settings(g):
     T = 32 in float64: k / T is then exact in float32 too, where most people compute it.
     """
     kinds = {
-        "points in the plane": ((7, 2), torch.float32),
         "a batch of one": ((1, 2), torch.float32),
+        "points in the plane": ((7, 2), torch.float32),
         "as many points as dimensions": ((2, 2), torch.float32),
         "single numbers": ((5,), torch.float32),
         "pictures that are not square": ((3, 2, 5, 4), torch.float32),

@@ -64,6 +64,7 @@ def call(answer, inputs, watch=True, allows=()):
         warnings.simplefilter("ignore")  # nbgrader takes a warning on stderr for a failed test
         stack.enter_context(contextlib.redirect_stdout(printed))
         stack.enter_context(contextlib.redirect_stderr(printed))
+        stack.enter_context(torch.enable_grad())  # also undoes what the answer sets
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.default_generator.manual_seed(0)
         try:
@@ -75,6 +76,20 @@ def call(answer, inputs, watch=True, allows=()):
     outcome.changed = [name for name in inputs if not unchanged(inputs[name], outcome.given[name])]
     outcome.printed = printed.getvalue()
     return outcome
+
+
+@contextlib.contextmanager
+def torchs_defaults():
+    """The default dtype, device and gradient mode that torch starts with, whatever a notebook has set."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(None if device.type == "cpu" else device)
 
 
 @contextlib.contextmanager
