@@ -103,9 +103,9 @@ def _ring():
 
 
 def _sklearn(make, columns=(0, 1), **options):
-    from sklearn import datasets
-
     def draw(n, rng):
+        from sklearn import datasets  # on demand: it takes longer to import than all else here
+
         x, y = getattr(datasets, make)(n, random_state=rng, **options)
         return x[:, columns], (y if y.dtype.kind == "i" else y > np.median(y))
 

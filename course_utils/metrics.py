@@ -16,7 +16,7 @@ def sliced_wasserstein(x, y, n_projections=128, seed=0):
     """
     x, y = _points(x, y)
     if x.shape[1] == 2:
-        angle = (torch.arange(n_projections) + 0.5) * math.pi / n_projections
+        angle = (torch.arange(n_projections, dtype=torch.float64) + 0.5) * math.pi / n_projections
         directions = torch.stack([angle.cos(), angle.sin()], 1)
     else:
         directions = torch.randn(n_projections, x.shape[1], generator=torch.Generator().manual_seed(seed))
@@ -55,11 +55,13 @@ def mmd(x, y, bandwidth=1.0):
 
 
 def _points(x, y):
-    """Both as float64 (N, D), D equal; raises ValueError otherwise, or where a coordinate is not finite."""
+    """Both as float64 (N, D), D equal, N > 0; raises ValueError otherwise, or where a coordinate is not finite."""
     x, y = (torch.as_tensor(p).detach().to("cpu", torch.float64) for p in (x, y))
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"two sets of points (N, D) are compared, not {tuple(x.shape)} and {tuple(y.shape)}")
     for name, points in (("first", x), ("second", y)):
+        if len(points) == 0:
+            raise ValueError(f"the {name} set is empty: give at least one point")
         if not torch.isfinite(points).all():
             raise ValueError(f"the {name} set has coordinates that are not finite numbers: did the sampler diverge?")
     return x, y

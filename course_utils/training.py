@@ -11,12 +11,15 @@ from tqdm.auto import trange
 def batches(data, batch_size, generator=None):
     """Random batches for ever. `data` is a tensor (N, ...) or a tuple of them (points and labels), shuffled each epoch.
 
-    Yields a tuple of tensors (batch_size, ...), or (N, ...) where N is smaller.
+    Yields a tuple of tensors (batch_size, ...), or (N, ...) where N is smaller. Raises ValueError where there is no
+    sample, the tensors differ in length, or batch_size < 1.
     """
     tensors = data if isinstance(data, (tuple, list)) else (data,)
     n = len(tensors[0])
     if n < 1 or any(len(t) != n for t in tensors):
         raise ValueError(f"data needs at least one sample, and as many of each kind: {[len(t) for t in tensors]}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size}; a batch has at least one sample")
     size = min(batch_size, n)
     while True:
         order = torch.randperm(n, generator=generator)
@@ -33,13 +36,11 @@ def warmed_up(decay, step):
 def ema_model(model, decay):
     """A copy of the model whose `update_parameters(model)` takes the exponential moving average, buffers included."""
 
-    def average(averages, currents, n_averaged):
-        rate = 1 - warmed_up(decay, float(n_averaged))
-        floats = [(a, c) for a, c in zip(averages, currents, strict=True) if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floats], [c for _, c in floats], rate)
-        for a, c in zip(averages, currents, strict=True):
-            if not a.is_floating_point():
-                a.copy_(c)
+    def average(averages, currents, n_averaged):  # lists of one dtype
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, currents, 1 - warmed_up(decay, float(n_averaged)))
+        else:  # a counter has no average
+            torch._foreach_copy_(averages, currents)
 
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
@@ -49,8 +50,8 @@ def fit(model, loss_fn, data, n_steps, lr=4e-3, ema_decay=0.999, warmup=0.02, pr
 
     `loss_fn(model, *batch)` is a scalar; `data` yields batches (`batches(x0, 256)`). Adam; the learning rate rises
     over the first `warmup` of the steps and falls along a cosine to zero; gradients are clipped at norm 1.
-    `model` itself is trained in place, and left in the mode it was in. Raises ValueError for n_steps < 1, and
-    FloatingPointError at once where the loss is no longer a finite number.
+    `model` itself is trained in place, and left in the mode it was in. Raises ValueError for n_steps < 1 or where
+    `data` ends before, and FloatingPointError at once where the loss is no longer a finite number.
     """
     if n_steps < 1:
         raise ValueError(f"n_steps = {n_steps}; train for at least one step")
@@ -66,22 +67,28 @@ def fit(model, loss_fn, data, n_steps, lr=4e-3, ema_decay=0.999, warmup=0.02, pr
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     losses = []
     bar = trange(n_steps, desc="training", unit="step", disable=not progress, mininterval=0.5)
-    for step, batch in zip(bar, data, strict=False):
-        loss = loss_fn(model, *(batch if isinstance(batch, (tuple, list)) else (batch,)))
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise FloatingPointError(
-                f"the loss became {losses[-1]} at step {step + 1}: check the data for NaN, or lower lr (now {lr:g})"
-            )
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        average.update_parameters(model)
-        if step % 100 == 0:
-            bar.set_postfix(loss=f"{sum(losses[-100:]) / len(losses[-100:]):.4f}")
-    model.train(was_training)
+    try:
+        for step, batch in zip(bar, data, strict=False):
+            loss = loss_fn(model, *(batch if isinstance(batch, (tuple, list)) else (batch,)))
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise FloatingPointError(
+                    f"the loss became {losses[-1]} at step {step + 1}: check the data for NaN, or lower lr (now {lr:g})"
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+            average.update_parameters(model)
+            if step % 100 == 0:
+                bar.set_postfix(loss=f"{sum(losses[-100:]) / len(losses[-100:]):.4f}")
+    finally:
+        model.train(was_training)
+    if len(losses) < n_steps:
+        raise ValueError(
+            f"the data ended after {len(losses)} batches, but n_steps = {n_steps}: give batches(data, size)"
+        )
     return average.module.eval().requires_grad_(False), losses
 
 

@@ -1,0 +1,40 @@
+"""What importing costs, and how large the core is."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import course_utils
+
+CORE = sorted(Path(course_utils.__file__).parent.glob("*.py"))
+
+
+def loaded_by(statement):
+    """The top-level modules that a fresh Python has loaded after `statement`."""
+    code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_the_package_itself_costs_nothing():
+    assert not {"torch", "numpy", "matplotlib", "sklearn"} & loaded_by("import course_utils")
+
+
+def test_the_core_needs_only_what_it_says():
+    """Neither torchvision nor what builds and grades the course: a student's laptop has less than this checkout."""
+    modules = [f"course_utils.{path.stem}" for path in CORE if path.stem != "__init__"]
+    loaded = loaded_by("import " + ", ".join(modules))
+    assert "torch" in loaded
+    assert not {"torchvision", "sklearn", "scipy", "ot", "diffusers", "nbgrader", "IPython"} & loaded
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
+def test_every_module_says_what_it_is(path):
+    assert path.read_text().startswith('"""')
+
+
+def test_the_core_fits_in_a_head():
+    lines = {path.name: len(path.read_text().splitlines()) for path in CORE}
+    assert sum(lines.values()) <= 1500, lines
+    assert max(lines.values()) <= 300, lines
