@@ -120,6 +120,7 @@ TEXT = "# %% [markdown]\n# ## Exercise 3.3"
 
 # name: what is replaced in the small lab, by what, the message, a piece of the line that the message must name
 MISTAKES = {
+    "dead link": ("Two square roots.", "See [it](../../book/no.md).", "no page '../../book/no.md'", "book/no.md"),
     "unknown option": (SOLUTION, '# %% solutoin="q"', "unknown cell option 'solutoin'", "solutoin"),
     "missing id": (SOLUTION, "# %% solution", "'solution' is no cell option", "# %% solution"),
     "odd id": (SOLUTION, '# %% solution="q sample"', "this solution cell needs an id", "q sample"),
@@ -323,6 +324,15 @@ def test_a_value_in_the_text_is_printed(book):
     *_, code, prose = chapter_notebook(book, "page").cells
     assert "myst_nb" not in code.source and "def glue(name" in code.source
     assert prose.source == "It is `distance`."
+
+
+def test_a_labs_links_lead_to_the_website(book):
+    text = SMALL_LAB.replace(
+        "Two square roots.", "See [the page](../../book/page.md#start) and {doc}`../../book/other`."
+    )
+    text = "\n".join(c.source for c in source_notebook(small_repository(book, text)).cells)
+    site = "https://ORG.github.io/REPO/book"
+    assert f"See [the page]({site}/page.html#start) and [The other page]({site}/other.html)." in text
 
 
 # ---- the repository --------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ A lab is py:percent text, solutions/03_topic/03_topic.py. Its first cell is mark
                                                 ### BEGIN HIDDEN TESTS ... ### END HIDDEN TESTS
     # %% [markdown] essay="why" points=3        the model answer and mark scheme of a written question; never released
 
+Texts may link to pages of the book (../../book/page.md#section) and use its roles; they become links to the website.
 A solution is followed by its tests, whose id is the solution's with _test added. Graded cells are numbered in order
 (Exercise 3.1, 3.2, ...) and bear that number and their id in a first line that people and programs can read.
 """
@@ -26,6 +27,7 @@ from traitlets.config import Config
 
 from .address import Address
 from .errors import AuthoringError
+from .myst import Book, Converter, Page
 from .notebook import assemble, badge_cell, setup_cell
 
 KINDS = ("solution", "tests", "essay")
@@ -73,8 +75,9 @@ def source_notebook(path, exercises=None):
         from course_utils.exercises import EXERCISES as exercises
     cells = read_cells(path)
     check_lab(path, cells, exercises)
-    address = Address.read(path.parents[2])
-    lab = path.stem
+    root, lab = path.parents[2], path.stem
+    address = Address.read(root)
+    _link_to_website(cells, root, path)
     title, *rest = [_notebook_cell(cell) for cell in cells]
     badge, setup = badge_cell(address, f"notebooks/{lab}/{lab}.ipynb"), setup_cell(address)
     setup.metadata["nbgrader"] = _metadata("setup", locked=True)
@@ -228,6 +231,15 @@ def check_lab(path, cells, exercises):
     for name, line in solutions.items():
         if name not in tested:
             raise AuthoringError(path, line, f'the solution {name!r} has no tests: add a cell tests="{name}_test"')
+
+
+def _link_to_website(cells, root, path):
+    """Turn the links of the lab's texts to pages of the book, which lead nowhere in Colab, to the website's."""
+    book = Book(root)
+    page = Page(path, path.relative_to(root).with_suffix("").as_posix(), "")
+    for cell in cells:
+        if cell.kind is None and cell.cell_type == "markdown":
+            cell.source = Converter(book, page).convert(cell.source, cell.line)
 
 
 def _heading_number(cell):

@@ -338,8 +338,8 @@ class Converter:
     def _doc(self, target, line):
         """The website's address and the title of a page, given relative to this one or from the root (/book/intro)."""
         folder = PurePosixPath(self.page.name).parent
-        target = target.removesuffix(".md").removesuffix(".ipynb")
-        name = target[1:] if target.startswith("/") else _normal(folder / target)
+        file = target.removesuffix(".md").removesuffix(".ipynb")
+        name = file[1:] if file.startswith("/") else _normal(folder / file)
         if name in self.book.pages:
             return self.book.address.page(name), self.book.title(self.book.pages[name])
         lab = PurePosixPath(name).name
