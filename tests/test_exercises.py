@@ -286,6 +286,17 @@ def test_a_notebooks_own_defaults_do_not_matter():
         torch.set_default_device(None)
 
 
+@each_exercise
+@pytest.mark.parametrize(
+    "error", [RuntimeError("meta tensors"), TypeError("Tensor.__format__"), NotImplementedError("meta")]
+)
+def test_an_error_is_excused_only_where_there_are_no_numbers(exercise, error):
+    def answer(*inputs):
+        raise error
+
+    assert not exercise.grade(answer)
+
+
 def test_an_unknown_exercise_is_named():
     for judge in (check, grade):
         with pytest.raises(ValueError, match="there is no exercise 'ddpm_2d.qsample': did you mean 'ddpm_2d.q_sample'"):

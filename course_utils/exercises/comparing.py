@@ -83,12 +83,16 @@ def value_difference(name, expected, got, tolerance=TOLERANCE, same_nan=False):
 def wrongness(expected, got, limit):
     if not got.any():
         return "is 0 everywhere"
-    if got.numel() > 1 and bool((got == got.flatten()[0]).all()):
+    if constant(got) and not constant(expected):
         return "is the same number everywhere"
     if bool(((got + expected).abs() <= limit).all()):
         return "is right but for its sign"
     off = (got - expected).abs() > limit
     return f"has wrong values: {int(off.sum())} of {off.numel()} entries are off"
+
+
+def constant(tensor):
+    return bool((tensor == tensor.flatten()[0]).all())
 
 
 def kind(value):

@@ -176,7 +176,7 @@ class Exercise:
     def problem(self, inputs, outcome):
         """(reason, detail) of what is wrong with the outcome of one case; ("", "") where nothing is."""
         if outcome.error is not None:
-            if outcome.wants_numbers:
+            if outcome.wants_numbers and without_numbers(inputs):
                 return "", ""
             text = textwrap.shorten(str(outcome.error), 300)
             at = f" ({outcome.line})" if outcome.line else ""
@@ -226,7 +226,7 @@ class Exercise:
 
         Inputs on the device "meta" stand for any other device: there only shape, dtype and device are compared.
         """
-        meta = any(torch.is_tensor(v) and v.is_meta for v in inputs.values())
+        meta = without_numbers(inputs)
         here = {n: in_memory(v) for n, v in inputs.items()} if meta else inputs
         outcome = call(self.reference, here, watch=False)
         if outcome.error:
@@ -259,6 +259,11 @@ class Exercise:
         return "import math\n\nimport torch\n\n\n" + "\n\n\n".join(
             [source(h) for h in helpers] + [source(function, self.name)]
         )
+
+
+def without_numbers(inputs):
+    """Whether a case is one on the device "meta"."""
+    return any(torch.is_tensor(v) and v.is_meta for v in inputs.values())
 
 
 def in_memory(value):

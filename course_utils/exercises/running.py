@@ -7,6 +7,7 @@ function. Each of these becomes a field of an `Outcome`; none reaches the notebo
 import contextlib
 import copy
 import io
+import os
 import site
 import sys
 import sysconfig
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-PACKAGE = str(Path(__file__).parents[1])
+PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 LIBRARIES = (PACKAGE, sysconfig.get_path("stdlib"), *site.getsitepackages(), str(Path(torch.__file__).parents[1]))
 
 
