@@ -1,0 +1,132 @@
+"""Pictures: what is drawn is what was given, in the right place, with words for those who do not see it."""
+
+import base64
+import io
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+from course_utils.mixtures import GaussianMixture  # noqa: E402
+from course_utils.plotting import animate, scatter_2d, scatter_row, score_field, trajectory  # noqa: E402
+
+CORNER = GaussianMixture([[1.5, -1.0]], 0.2)
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def points(n=5, seed=0):
+    return torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def shading_peak(ax):
+    """Where in the axes' coordinates the shading is darkest."""
+    (image,) = ax.images
+    density = np.asarray(image.get_array())
+    row, column = np.unravel_index(density.argmax(), density.shape)
+    left, right, bottom, top = image.get_extent()
+    height, width = density.shape
+    return left + (column + 0.5) / width * (right - left), bottom + (row + 0.5) / height * (top - bottom)
+
+
+def test_scatter_draws_every_point_over_the_truth():
+    x = points()
+    ax = scatter_2d(x, truth=CORNER, title="five")
+    np.testing.assert_allclose(ax.collections[0].get_offsets(), x.numpy(), rtol=1e-6)
+    assert shading_peak(ax) == pytest.approx((1.5, -1.0), abs=0.05)
+    assert ax.get_title() == "five" and ax.get_aspect() == 1
+
+
+def test_a_row_has_a_picture_for_each_set():
+    sets = [points(4, s) for s in range(3)]
+    axes = scatter_row(sets, titles=["a", "b", "c"], truth=[None, CORNER, None])
+    assert [ax.get_title() for ax in axes] == ["a", "b", "c"]
+    assert [len(ax.images) for ax in axes] == [0, 1, 0]
+    for ax, x in zip(axes, sets, strict=True):
+        np.testing.assert_allclose(ax.collections[0].get_offsets(), x.numpy(), rtol=1e-6)
+    assert len(scatter_row([points()])) == 1
+
+
+def test_arrows_point_along_the_score():
+    ax = score_field(CORNER.score, truth=CORNER)
+    (arrows,) = ax.collections
+    start = torch.as_tensor(np.asarray(arrows.get_offsets()))
+    drawn = torch.as_tensor(np.stack([arrows.U, arrows.V], 1))
+    cosine = torch.cosine_similarity(drawn, CORNER.score(start))
+    assert (cosine > 1 - 1e-6).all()
+    assert drawn.norm(dim=1).max() <= 6 / 20  # arrows do not run over one another
+
+
+def test_trajectories_end_where_the_path_ends():
+    path = [points(5, s) for s in range(4)]
+    ax = trajectory(path, n=3)
+    ends = {line.get_label(): line.get_xydata() for line in ax.lines}
+    np.testing.assert_allclose(ends["start"], path[0][:3].numpy(), rtol=1e-6)
+    np.testing.assert_allclose(ends["end"], path[-1][:3].numpy(), rtol=1e-6)
+    ways = [line.get_xydata() for line in ax.lines[:3]]
+    np.testing.assert_allclose(np.stack(ways, 1), torch.stack(path)[:, :3].numpy(), rtol=1e-6)
+
+
+def still_of(x):
+    """The one frame that a film of x alone shows."""
+    return np.asarray(animate([x, x], "points").frames[-1], dtype=int)
+
+
+def test_a_film_begins_with_the_first_state_and_ends_with_the_last():
+    path = [points(30, s) for s in range(100)]
+    film = animate(path, "points wander", n_frames=7)
+    assert len(film.frames) == 7
+    assert (np.asarray(film.frames[0]) == still_of(path[0])).all()
+    assert (np.asarray(film.frames[-1]) == still_of(path[-1])).all()
+    assert (np.asarray(film.frames[3]) != still_of(path[0])).any()
+    assert not plt.get_fignums()  # no figure is left behind to be shown twice
+
+
+def test_the_page_finds_each_frame_on_the_sheet():
+    """As CSS does: a sheet of c x r frames at size c00% r00%, of which position p% shows the part p (size - 100%)."""
+    film = animate([points(30, s) for s in range(5)], "points", truth=CORNER, titles=list("abcde"))
+    html = film.to_html()
+    sheet = Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^)]+)\)", html)[1]))).convert("RGB")
+    columns, rows = (int(c) // 100 for c in re.search(r"/ (\d+)% (\d+)%;", html).groups())
+    width, height = film.frames[0].size
+    assert sheet.size == (columns * width, rows * height)
+    positions = re.findall(r"'([\d.]+)% ([\d.]+)%'", re.search(r"positions = \[(.*?)\]", html)[1])
+    assert len(positions) == 5
+    for i, (p, q) in enumerate(positions):
+        left = round(float(p) / 100 * (sheet.width - width))
+        top = round(float(q) / 100 * (sheet.height - height))
+        shown = np.asarray(sheet.crop((left, top, left + width, top + height)), dtype=int)
+        differences = [np.abs(shown - np.asarray(frame, dtype=int)).mean() for frame in film.frames]
+        assert np.argmin(differences) == i and differences[i] < 3  # lossy, but this frame
+
+
+def test_a_film_speaks_and_prints():
+    film = animate([points(), points(seed=1)], 'from "noise" to <data> & back', still=0)
+    bundle = film._repr_mimebundle_()
+    assert 'aria-label="from &quot;noise&quot; to &lt;data&gt; &amp; back"' in bundle["text/html"]
+    assert bundle["text/plain"] == '[animation: from "noise" to <data> & back]'
+    still = Image.open(io.BytesIO(bundle["image/png"])).convert("RGB")
+    assert (np.asarray(still) == np.asarray(film.frames[0])).all()
+    assert bundle["text/html"] == animate([points(), points(seed=1)], film.alt, still=0).to_html()  # builds repeat
+    assert not re.search(r"@[A-Z]+@", bundle["text/html"])
+    assert "http" not in bundle["text/html"]  # it needs no network
+
+
+def test_bad_input_is_named():
+    for x in (torch.zeros(4, 3), torch.zeros(4)):
+        with pytest.raises(ValueError, match=r"points \(N, 2\) are drawn"):
+            scatter_2d(x)
+    with pytest.raises(ValueError, match="at least two states, not 1"):
+        animate([points()], "one")
+    with pytest.raises(ValueError, match="needs an alt text"):
+        animate([points(), points()], "")
