@@ -27,6 +27,11 @@ def at(table, k, x):
     return table[k].to(x).reshape(-1, *[1] * (x.ndim - 1))
 
 
+def noise_at(net, x, k, T):
+    """The network's prediction at level k of T, an int."""
+    return net(x, torch.full((len(x),), k / T, device=x.device))
+
+
 class ToyNet(nn.Module):
     """A stand-in for a network: net(x, t) for x of any shape (B, ...), a smooth function of both."""
 
@@ -130,6 +135,14 @@ def _(T, beta_start, beta_end):
     return QuadraticSchedule(T, beta_start, beta_end).beta
 
 
+def after_zero(beta):
+    return torch.cat([torch.zeros(1, dtype=beta.dtype), beta])
+
+
+def line(start, end, T):
+    return torch.linspace(start, end, T, dtype=torch.float64)
+
+
 @quadratic_betas.inputs
 def _(g):
     yield "the table of DDPM's length", {"T": 1000, "beta_start": 1e-4, "beta_end": 0.02}
@@ -142,57 +155,49 @@ def _(g):
 
 @quadratic_betas.misconception("beta itself rises in a straight line here: that is the linear schedule.")
 def linear_in_beta(T, beta_start, beta_end):
-    beta = torch.linspace(beta_start, beta_end, T, dtype=torch.float64)
-    return torch.cat([torch.zeros(1, dtype=torch.float64), beta])
+    return after_zero(line(beta_start, beta_end, T))
 
 
 @quadratic_betas.misconception("The ramp between the square roots is never squared: these are roots of betas.")
 def never_squared(T, beta_start, beta_end):
-    root = torch.linspace(beta_start**0.5, beta_end**0.5, T, dtype=torch.float64)
-    return torch.cat([torch.zeros(1, dtype=torch.float64), root])
+    return after_zero(line(beta_start**0.5, beta_end**0.5, T))
 
 
 @quadratic_betas.misconception("The ramp runs between the betas and is then squared: start it from their square roots.")
 def squared_without_roots(T, beta_start, beta_end):
-    beta = torch.linspace(beta_start, beta_end, T, dtype=torch.float64) ** 2
-    return torch.cat([torch.zeros(1, dtype=torch.float64), beta])
+    return after_zero(line(beta_start, beta_end, T) ** 2)
 
 
 @quadratic_betas.misconception("The leading entry beta[0] = 0 is missing, so that every index is one off the papers'.")
 def without_leading_zero(T, beta_start, beta_end):
-    return torch.linspace(beta_start**0.5, beta_end**0.5, T, dtype=torch.float64) ** 2
+    return line(beta_start**0.5, beta_end**0.5, T) ** 2
 
 
 @quadratic_betas.misconception("The ramp starts at index 0: beta_start belongs to k = 1, and beta[0] is 0.")
 def ramp_from_zero(T, beta_start, beta_end):
-    return torch.linspace(beta_start**0.5, beta_end**0.5, T + 1, dtype=torch.float64) ** 2
+    return line(beta_start**0.5, beta_end**0.5, T + 1) ** 2
 
 
 @quadratic_betas.misconception("The ramp has T + 1 points and its first was set to 0: beta[1] is not beta_start.")
 def ramp_one_too_long(T, beta_start, beta_end):
-    beta = torch.linspace(beta_start**0.5, beta_end**0.5, T + 1, dtype=torch.float64) ** 2
-    beta[0] = 0
-    return beta
+    return after_zero(line(beta_start**0.5, beta_end**0.5, T + 1)[1:] ** 2)
 
 
 @quadratic_betas.misconception("The table stops before beta_end: a range leaves out its end.")
 def end_left_out(T, beta_start, beta_end):
-    ramp = torch.arange(T, dtype=torch.float64) / T
-    beta = (beta_start**0.5 + (beta_end**0.5 - beta_start**0.5) * ramp) ** 2
-    return torch.cat([torch.zeros(1, dtype=torch.float64), beta])
+    return after_zero(line(beta_start**0.5, beta_end**0.5, T + 1)[:-1] ** 2)
 
 
 @quadratic_betas.misconception(
     "A squared ramp is laid between the betas: the straight line runs between their square roots."
 )
 def squared_ramp(T, beta_start, beta_end):
-    ramp = torch.linspace(0, 1, T, dtype=torch.float64)
-    return torch.cat([torch.zeros(1, dtype=torch.float64), beta_start + (beta_end - beta_start) * ramp**2])
+    return after_zero(beta_start + (beta_end - beta_start) * line(0, 1, T) ** 2)
 
 
 @quadratic_betas.misconception("The table is float32, torch's default: products of a thousand factors want float64.")
 def table_in_float32(T, beta_start, beta_end):
-    return torch.cat([torch.zeros(1), torch.linspace(beta_start**0.5, beta_end**0.5, T) ** 2])
+    return after_zero(torch.linspace(beta_start**0.5, beta_end**0.5, T) ** 2)
 
 
 @quadratic_betas.equivalent
@@ -245,7 +250,7 @@ def _(g):
 
 @alpha_bar.misconception("This is the product of the betas: the signal that a step keeps is 1 - beta.")
 def product_of_betas(beta):
-    return torch.cat([torch.ones(1, dtype=beta.dtype), beta[1:].cumprod(0)])
+    return torch.cat([beta.new_ones(1), beta[1:].cumprod(0)])
 
 
 @alpha_bar.misconception("These are the alphas, 1 - beta of a single step: multiply them up.")
@@ -253,14 +258,14 @@ def alphas_of_a_step(beta):
     return 1 - beta
 
 
-@alpha_bar.misconception("The factors are summed, not multiplied: 1 - (beta_1 + ... + beta_k) goes below zero.")
+@alpha_bar.misconception("The betas are summed, not multiplied up: 1 - (beta_1 + ... + beta_k) goes below zero.")
 def sum_of_betas(beta):
     return 1 - beta.cumsum(0)
 
 
 @alpha_bar.misconception("The product starts one late: it leaves out 1 - beta_1.")
 def one_late(beta):
-    return torch.cat([torch.ones(2, dtype=beta.dtype), (1 - beta[2:]).cumprod(0)])
+    return torch.cat([beta.new_ones(2), (1 - beta[2:]).cumprod(0)])
 
 
 @alpha_bar.misconception("The product runs one ahead: entry k holds k + 1 factors, and alpha_bar[0] is not 1.")
@@ -334,6 +339,10 @@ def _(g):
     yield "both ends: k = 0, 1 and T", {"x0": s.x0, "k": k, "noise": s.noise, "alpha_bar": s.alpha_bar}
 
 
+def mixed(x0, noise, ab):
+    return ab.sqrt() * x0 + (1 - ab).sqrt() * noise
+
+
 @q_sample.misconception("alpha_bar multiplies x0 without its square root: the variance of x_k is then not kept.")
 def no_root_on_signal(x0, k, noise, alpha_bar):
     ab = at(alpha_bar, k, x0)
@@ -360,50 +369,42 @@ def swapped(x0, k, noise, alpha_bar):
 
 @q_sample.misconception("The level is one too low: the table already has a leading 1, so alpha_bar[k] is the papers'.")
 def one_level_low(x0, k, noise, alpha_bar):
-    ab = at(alpha_bar, k - 1, x0)
-    return ab.sqrt() * x0 + (1 - ab).sqrt() * noise
+    return mixed(x0, noise, at(alpha_bar, k - 1, x0))
 
 
 @q_sample.misconception("A second noise is drawn and added; use the one that is given, for the loss compares with it.")
 def draws_again(x0, k, noise, alpha_bar):
-    ab = at(alpha_bar, k, x0)
-    return ab.sqrt() * x0 + (1 - ab).sqrt() * torch.randn_like(x0)
+    return mixed(x0, torch.randn_like(x0), at(alpha_bar, k, x0))
 
 
 @q_sample.misconception("The noise drawn here is uniform (rand_like) and not even the given one: its mean is 0.5.")
 def draws_uniform(x0, k, noise, alpha_bar):
-    ab = at(alpha_bar, k, x0)
-    return ab.sqrt() * x0 + (1 - ab).sqrt() * torch.rand_like(x0)
+    return mixed(x0, torch.rand_like(x0), at(alpha_bar, k, x0))
 
 
 @q_sample.misconception("The whole batch gets the level of its first sample: each has its own k.")
 def one_level_for_all(x0, k, noise, alpha_bar):
-    ab = alpha_bar[k[0]].to(x0.dtype)
-    return ab.sqrt() * x0 + (1 - ab).sqrt() * noise
+    return mixed(x0, noise, alpha_bar[k[0]])
 
 
 @q_sample.misconception("The coefficients have shape (B,) and meet the last dimension of x0: make it (B, 1, ...).")
 def not_broadcast(x0, k, noise, alpha_bar):
-    ab = alpha_bar[k].to(x0.dtype)
-    return ab.sqrt() * x0 + (1 - ab).sqrt() * noise
+    return mixed(x0, noise, alpha_bar[k].to(x0))
 
 
 @q_sample.misconception("[:, None] serves points (B, 2) only: make as many ones as x0 has further dimensions.")
 def points_only(x0, k, noise, alpha_bar):
-    ab = alpha_bar[k].to(x0.dtype)[:, None]
-    return ab.sqrt() * x0 + (1 - ab).sqrt() * noise
+    return mixed(x0, noise, alpha_bar[k].to(x0)[:, None])
 
 
 @q_sample.misconception("[:, None, None, None] serves pictures only: make as many ones as x0 has further dimensions.")
 def pictures_only(x0, k, noise, alpha_bar):
-    ab = alpha_bar[k].to(x0.dtype)[:, None, None, None]
-    return ab.sqrt() * x0 + (1 - ab).sqrt() * noise
+    return mixed(x0, noise, alpha_bar[k].to(x0)[:, None, None, None])
 
 
 @q_sample.misconception("The table is float64 and made the result float64: bring the coefficients to x0.dtype.")
 def float64_result(x0, k, noise, alpha_bar):
-    ab = alpha_bar[k].reshape(-1, *[1] * (x0.ndim - 1))
-    return ab.sqrt() * x0 + (1 - ab).sqrt() * noise
+    return mixed(x0, noise, at(alpha_bar, k, x0.double()))
 
 
 @q_sample.equivalent
@@ -450,11 +451,16 @@ def _(value, inputs):
     return {"mean": mean, "variance": variance.expand(inputs["x"].shape)}
 
 
+def coefficients(k, beta, alpha_bar, x):
+    """Of x0 and of x in the posterior mean (Ho et al. 2020, equation 7), and its variance; each (B, 1, ..., 1)."""
+    b, ab, ab_before = at(beta, k, x), at(alpha_bar, k, x), at(alpha_bar, k - 1, x)
+    return ab_before.sqrt() * b / (1 - ab), (1 - b).sqrt() * (1 - ab_before) / (1 - ab), b * (1 - ab_before) / (1 - ab)
+
+
 @posterior.solution
 def _(x0, x, k, beta, alpha_bar):
-    b, ab, ab_before = at(beta, k, x), at(alpha_bar, k, x), at(alpha_bar, k - 1, x)
-    mean = ab_before.sqrt() * b / (1 - ab) * x0 + (1 - b).sqrt() * (1 - ab_before) / (1 - ab) * x
-    return mean, b * (1 - ab_before) / (1 - ab)
+    of_x0, of_x, variance = coefficients(k, beta, alpha_bar, x)
+    return of_x0 * x0 + of_x * x, variance
 
 
 @posterior.inputs
@@ -468,70 +474,62 @@ def _(g):
 
 @posterior.misconception("The coefficients of x0 and x are swapped: at k = 1 the mean must be x0 itself.")
 def weights_swapped(x0, x, k, beta, alpha_bar):
-    b, ab, ab_before = at(beta, k, x), at(alpha_bar, k, x), at(alpha_bar, k - 1, x)
-    mean = ab_before.sqrt() * b / (1 - ab) * x + (1 - b).sqrt() * (1 - ab_before) / (1 - ab) * x0
-    return mean, b * (1 - ab_before) / (1 - ab)
+    of_x0, of_x, variance = coefficients(k, beta, alpha_bar, x)
+    return of_x0 * x + of_x * x0, variance
 
 
 @posterior.misconception("The variance is beta_k, that of a step forward: knowing x0 makes it smaller, and 0 at k = 1.")
 def variance_of_the_forward_step(x0, x, k, beta, alpha_bar):
-    b, ab, ab_before = at(beta, k, x), at(alpha_bar, k, x), at(alpha_bar, k - 1, x)
-    mean = ab_before.sqrt() * b / (1 - ab) * x0 + (1 - b).sqrt() * (1 - ab_before) / (1 - ab) * x
-    return mean, b
+    of_x0, of_x, _ = coefficients(k, beta, alpha_bar, x)
+    return of_x0 * x0 + of_x * x, at(beta, k, x)
 
 
 @posterior.misconception("The second result is the standard deviation: the variance is asked for, without the root.")
 def standard_deviation(x0, x, k, beta, alpha_bar):
-    b, ab, ab_before = at(beta, k, x), at(alpha_bar, k, x), at(alpha_bar, k - 1, x)
-    mean = ab_before.sqrt() * b / (1 - ab) * x0 + (1 - b).sqrt() * (1 - ab_before) / (1 - ab) * x
-    return mean, (b * (1 - ab_before) / (1 - ab)).sqrt()
+    of_x0, of_x, variance = coefficients(k, beta, alpha_bar, x)
+    return of_x0 * x0 + of_x * x, variance.sqrt()
 
 
 @posterior.misconception("The coefficient of x has alpha_k where its square root belongs.")
 def no_root_of_alpha(x0, x, k, beta, alpha_bar):
-    b, ab, ab_before = at(beta, k, x), at(alpha_bar, k, x), at(alpha_bar, k - 1, x)
-    mean = ab_before.sqrt() * b / (1 - ab) * x0 + (1 - b) * (1 - ab_before) / (1 - ab) * x
-    return mean, b * (1 - ab_before) / (1 - ab)
+    of_x0, of_x, variance = coefficients(k, beta, alpha_bar, x)
+    return of_x0 * x0 + (1 - at(beta, k, x)).sqrt() * of_x * x, variance
 
 
 @posterior.misconception("The coefficient of x0 has alpha_bar of level k: the step arrives at k - 1, so take that one.")
 def root_of_this_level(x0, x, k, beta, alpha_bar):
-    b, ab, ab_before = at(beta, k, x), at(alpha_bar, k, x), at(alpha_bar, k - 1, x)
-    mean = ab.sqrt() * b / (1 - ab) * x0 + (1 - b).sqrt() * (1 - ab_before) / (1 - ab) * x
-    return mean, b * (1 - ab_before) / (1 - ab)
+    of_x0, of_x, variance = coefficients(k, beta, alpha_bar, x)
+    return (1 - at(beta, k, x)).sqrt() * of_x0 * x0 + of_x * x, variance
 
 
 @posterior.misconception(
-    "The coefficient of x0 is sqrt(alpha_bar / beta): it should be sqrt(alpha_bar) beta / (1 - ...)."
+    "The coefficient of x0 divides by beta: the smaller the step, the less it should move towards x0."
 )
 def divided_by_beta(x0, x, k, beta, alpha_bar):
-    b, ab, ab_before = at(beta, k, x), at(alpha_bar, k, x), at(alpha_bar, k - 1, x)
-    mean = (ab_before / b).sqrt() * x0 + (1 - b).sqrt() * (1 - ab_before) / (1 - ab) * x
-    return mean, b * (1 - ab_before) / (1 - ab)
+    _, of_x, variance = coefficients(k, beta, alpha_bar, x)
+    return (at(alpha_bar, k - 1, x) / at(beta, k, x)).sqrt() * x0 + of_x * x, variance
 
 
 @posterior.misconception("The denominators are sqrt(1 - alpha_bar): the variance itself, 1 - alpha_bar, belongs there.")
 def root_below_the_line(x0, x, k, beta, alpha_bar):
-    b, ab, ab_before = at(beta, k, x), at(alpha_bar, k, x), at(alpha_bar, k - 1, x)
-    below = (1 - ab).sqrt()
-    mean = ab_before.sqrt() * b / below * x0 + (1 - b).sqrt() * (1 - ab_before) / below * x
-    return mean, b * (1 - ab_before) / below
+    of_x0, of_x, variance = coefficients(k, beta, alpha_bar, x)
+    root = (1 - at(alpha_bar, k, x)).sqrt()
+    return (of_x0 * x0 + of_x * x) * root, variance * root
 
 
 @posterior.misconception(
     "The ratio in the variance is upside down: it grows without bound at k = 1, where it must be 0."
 )
 def ratio_upside_down(x0, x, k, beta, alpha_bar):
-    b, ab, ab_before = at(beta, k, x), at(alpha_bar, k, x), at(alpha_bar, k - 1, x)
-    mean = ab_before.sqrt() * b / (1 - ab) * x0 + (1 - b).sqrt() * (1 - ab_before) / (1 - ab) * x
-    return mean, b * (1 - ab) / (1 - ab_before)
+    of_x0, of_x, _ = coefficients(k, beta, alpha_bar, x)
+    variance = at(beta, k, x) * (1 - at(alpha_bar, k, x)) / (1 - at(alpha_bar, k - 1, x))
+    return of_x0 * x0 + of_x * x, variance
 
 
 @posterior.misconception("All levels are one too low: the tables start at index 0 for the data, so beta[k] is beta_k.")
 def tables_one_low(x0, x, k, beta, alpha_bar):
-    b, ab, ab_before = at(beta, k - 1, x), at(alpha_bar, k - 1, x), at(alpha_bar, k - 2, x)
-    mean = ab_before.sqrt() * b / (1 - ab) * x0 + (1 - b).sqrt() * (1 - ab_before) / (1 - ab) * x
-    return mean, b * (1 - ab_before) / (1 - ab)
+    of_x0, of_x, variance = coefficients(k - 1, beta, alpha_bar, x)
+    return of_x0 * x0 + of_x * x, variance
 
 
 @posterior.misconception("This is the step forward, q(x_k | x_{k-1}): asked is the step back, which also knows x0.")
@@ -542,9 +540,8 @@ def forward_step(x0, x, k, beta, alpha_bar):
 
 @posterior.misconception("The variance has shape (B,) and would meet x's last dimension: give it shape (B, 1, ...).")
 def variance_not_broadcast(x0, x, k, beta, alpha_bar):
-    b, ab, ab_before = at(beta, k, x), at(alpha_bar, k, x), at(alpha_bar, k - 1, x)
-    mean = ab_before.sqrt() * b / (1 - ab) * x0 + (1 - b).sqrt() * (1 - ab_before) / (1 - ab) * x
-    return mean, (beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])).to(x.dtype)
+    of_x0, of_x, variance = coefficients(k, beta, alpha_bar, x)
+    return of_x0 * x0 + of_x * x, variance.flatten()
 
 
 @posterior.equivalent
@@ -621,39 +618,39 @@ def _(g):
     yield ELSEWHERE, {name: copy.deepcopy(value).to("meta") for name, value in inputs.items()}
 
 
+def prediction_and_noise(net, x0, k, noise, alpha_bar):
+    """What L_simple compares: the network's prediction at x_k and t = k / T, and the noise."""
+    return net(mixed(x0, noise, at(alpha_bar, k, x0)), k / (len(alpha_bar) - 1)), noise
+
+
 @loss.misconception("The squares are summed: take their mean, or the learning rate depends on the batch's size.")
 def sum_of_squares(net, x0, k, noise, alpha_bar):
-    ab = at(alpha_bar, k, x0)
-    x = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
-    return (net(x, k / (len(alpha_bar) - 1)) - noise).square().sum()
+    eps, noise = prediction_and_noise(net, x0, k, noise, alpha_bar)
+    return (eps - noise).square().sum()
 
 
 @loss.misconception("The squares are summed over a sample and averaged over the batch only: take the mean of all.")
 def mean_over_the_batch_only(net, x0, k, noise, alpha_bar):
-    ab = at(alpha_bar, k, x0)
-    x = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
-    return (net(x, k / (len(alpha_bar) - 1)) - noise).square().flatten().sum() / len(x0)
+    eps, noise = prediction_and_noise(net, x0, k, noise, alpha_bar)
+    return (eps - noise).square().sum() / len(x0)
 
 
 @loss.misconception("The network gets the level k: its time is t = k / T, between 0 and 1.", read="network")
 def level_for_time(net, x0, k, noise, alpha_bar):
-    ab = at(alpha_bar, k, x0)
-    x = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
+    x = mixed(x0, noise, at(alpha_bar, k, x0))
     return (net(x, k.float()) - noise).square().mean()
 
 
 @loss.misconception("The time is k / (T + 1): the tables have T + 1 entries, so T is their length less one.")
 def length_for_levels(net, x0, k, noise, alpha_bar):
-    ab = at(alpha_bar, k, x0)
-    x = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
+    x = mixed(x0, noise, at(alpha_bar, k, x0))
     return (net(x, k / len(alpha_bar)) - noise).square().mean()
 
 
 @loss.misconception("The network is compared with the clean data: it predicts the noise that was added.")
 def compared_with_data(net, x0, k, noise, alpha_bar):
-    ab = at(alpha_bar, k, x0)
-    x = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
-    return (net(x, k / (len(alpha_bar) - 1)) - x0).square().mean()
+    eps, noise = prediction_and_noise(net, x0, k, noise, alpha_bar)
+    return (eps - x0).square().mean()
 
 
 @loss.misconception("The network sees the clean data: it must see x_k, the noisy sample.", read="forward-process")
@@ -664,49 +661,43 @@ def net_sees_the_data(net, x0, k, noise, alpha_bar):
 @loss.misconception("x_k is made without the square roots of alpha_bar and 1 - alpha_bar.", read="forward-process")
 def jump_without_roots(net, x0, k, noise, alpha_bar):
     ab = at(alpha_bar, k, x0)
-    return (net(ab * x0 + (1 - ab) * noise, k / (len(alpha_bar) - 1)) - noise).square().mean()
+    x = ab * x0 + (1 - ab) * noise
+    return (net(x, k / (len(alpha_bar) - 1)) - noise).square().mean()
 
 
 @loss.misconception("The network is compared with a second noise that was never added: nothing could be learned.")
 def compared_with_another_draw(net, x0, k, noise, alpha_bar):
-    ab = at(alpha_bar, k, x0)
-    x = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
-    return (net(x, k / (len(alpha_bar) - 1)) - torch.randn_like(noise)).square().mean()
+    eps, noise = prediction_and_noise(net, x0, k, noise, alpha_bar)
+    return (eps - torch.randn_like(noise)).square().mean()
 
 
 @loss.misconception("The sign is turned: a loss falls as the prediction gets better.")
 def loss_negated(net, x0, k, noise, alpha_bar):
-    ab = at(alpha_bar, k, x0)
-    x = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
-    return -(net(x, k / (len(alpha_bar) - 1)) - noise).square().mean()
+    eps, noise = prediction_and_noise(net, x0, k, noise, alpha_bar)
+    return -(eps - noise).square().mean()
 
 
 @loss.misconception("This is the mean of absolute differences: L_simple takes squares, whose best answer is the mean.")
 def absolute_error(net, x0, k, noise, alpha_bar):
-    ab = at(alpha_bar, k, x0)
-    x = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
-    return (net(x, k / (len(alpha_bar) - 1)) - noise).abs().mean()
+    eps, noise = prediction_and_noise(net, x0, k, noise, alpha_bar)
+    return (eps - noise).abs().mean()
 
 
 @loss.misconception("The value is right but cut off from the network (no_grad, detach or item): it learns nothing.")
 def cut_off_from_the_net(net, x0, k, noise, alpha_bar):
-    ab = at(alpha_bar, k, x0)
-    x = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
-    return (net(x, k / (len(alpha_bar) - 1)) - noise).square().mean().detach()
+    eps, noise = prediction_and_noise(net, x0, k, noise, alpha_bar)
+    return (eps - noise).square().mean().detach()
 
 
 @loss.misconception("The differences are averaged before they are squared: errors of opposite sign then cancel.")
 def square_of_the_mean(net, x0, k, noise, alpha_bar):
-    ab = at(alpha_bar, k, x0)
-    x = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
-    return (net(x, k / (len(alpha_bar) - 1)) - noise).mean().square()
+    eps, noise = prediction_and_noise(net, x0, k, noise, alpha_bar)
+    return (eps - noise).mean().square()
 
 
 @loss.equivalent
 def with_mse_loss(net, x0, k, noise, alpha_bar):
-    ab = at(alpha_bar, k, x0)
-    x = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
-    return torch.nn.functional.mse_loss(net(x, k / (len(alpha_bar) - 1)), noise)
+    return torch.nn.functional.mse_loss(*prediction_and_noise(net, x0, k, noise, alpha_bar))
 
 
 @loss.equivalent
@@ -719,9 +710,8 @@ def mean_of_means(net, x0, k, noise, alpha_bar):
 
 @loss.equivalent
 def squared_norm(net, x0, k, noise, alpha_bar):
-    ab = at(alpha_bar, k, x0)
-    x = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
-    error = (noise - net(x, k / (alpha_bar.numel() - 1))).flatten()
+    eps, noise = prediction_and_noise(net, x0, k, noise, alpha_bar)
+    error = (noise - eps).flatten()
     return torch.dot(error, error) / error.numel()
 
 
@@ -740,8 +730,8 @@ reverse_step = Exercise(
 
 
 def predicted_x0(net, x, k, alpha_bar):
-    t = torch.full((len(x),), k / (len(alpha_bar) - 1), dtype=x.dtype, device=x.device)
-    return to_x0("eps", net(x, t), x, math.sqrt(alpha_bar[k]), math.sqrt(1 - alpha_bar[k]))
+    eps = noise_at(net, x, k, len(alpha_bar) - 1)
+    return to_x0("eps", eps, x, math.sqrt(alpha_bar[k]), math.sqrt(1 - alpha_bar[k]))
 
 
 @reverse_step.solution
@@ -765,131 +755,123 @@ def step_inputs(g, s, k):
     return {"net": frozen(ToyNet(g)), "x": s.x, "k": k, "beta": s.beta, "alpha_bar": s.alpha_bar, "z": s.noise}
 
 
+def mean_of_step(x, eps, k, beta, alpha_bar):
+    """Ho et al. 2020, equation 11."""
+    return (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
+
+
+def posterior_variance(k, beta, alpha_bar):
+    return beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])
+
+
+def predicted_mean(net, x, k, beta, alpha_bar):
+    return mean_of_step(x, noise_at(net, x, k, len(beta) - 1), k, beta, alpha_bar)
+
+
+def with_posterior_noise(mean, z, k, beta, alpha_bar):
+    return mean + posterior_variance(k, beta, alpha_bar).sqrt() * z
+
+
 @reverse_step.misconception("The noise is added to its standard deviation: it must be multiplied by it.")
 def deviation_plus_noise(net, x, k, beta, alpha_bar, z):
-    eps = net(x, torch.full((len(x),), k / (len(beta) - 1), device=x.device))
-    mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-    sigma = (beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])).sqrt()
-    return mean + sigma + z
+    mean = predicted_mean(net, x, k, beta, alpha_bar)
+    return mean + posterior_variance(k, beta, alpha_bar).sqrt() + z
 
 
 @reverse_step.misconception("The noise is multiplied by the variance: its standard deviation is the square root.")
 def noise_times_variance(net, x, k, beta, alpha_bar, z):
-    eps = net(x, torch.full((len(x),), k / (len(beta) - 1), device=x.device))
-    mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-    sigma = beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])
-    return mean + sigma * z
+    mean = predicted_mean(net, x, k, beta, alpha_bar)
+    return mean + posterior_variance(k, beta, alpha_bar) * z
 
 
 @reverse_step.misconception(
     "sigma^2 is beta_k here, the paper's other choice: asked is the posterior variance, 0 at k = 1.", read="posterior"
 )
 def noise_of_the_forward_step(net, x, k, beta, alpha_bar, z):
-    eps = net(x, torch.full((len(x),), k / (len(beta) - 1), device=x.device))
-    mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-    sigma = beta[k].sqrt()
-    return mean + sigma * z
+    mean = predicted_mean(net, x, k, beta, alpha_bar)
+    return mean + beta[k].sqrt() * z
 
 
 @reverse_step.misconception("No noise is added: that is the mean of the step, and every path ends too near the middle.")
 def no_noise_added(net, x, k, beta, alpha_bar, z):
-    eps = net(x, torch.full((len(x),), k / (len(beta) - 1), device=x.device))
-    mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-    return mean
+    return predicted_mean(net, x, k, beta, alpha_bar)
 
 
 @reverse_step.misconception("The step draws a noise of its own: use the given z.")
 def own_noise_drawn(net, x, k, beta, alpha_bar, z):
-    eps = net(x, torch.full((len(x),), k / (len(beta) - 1), device=x.device))
-    mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-    sigma = (beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])).sqrt()
-    return mean + sigma * torch.randn_like(x)
+    mean = predicted_mean(net, x, k, beta, alpha_bar)
+    return with_posterior_noise(mean, torch.randn_like(x), k, beta, alpha_bar)
 
 
 @reverse_step.misconception("The step draws uniform noise (rand_like), whose mean is 0.5: use the given normal z.")
 def uniform_noise_drawn(net, x, k, beta, alpha_bar, z):
-    eps = net(x, torch.full((len(x),), k / (len(beta) - 1), device=x.device))
-    mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-    sigma = (beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])).sqrt()
-    return mean + sigma * torch.rand_like(x)
+    mean = predicted_mean(net, x, k, beta, alpha_bar)
+    return with_posterior_noise(mean, torch.rand_like(x), k, beta, alpha_bar)
 
 
 @reverse_step.misconception("The predicted noise is multiplied by beta alone: divide it by sqrt(1 - alpha_bar) too.")
 def beta_times_noise(net, x, k, beta, alpha_bar, z):
-    eps = net(x, torch.full((len(x),), k / (len(beta) - 1), device=x.device))
+    eps = noise_at(net, x, k, len(beta) - 1)
     mean = (x - beta[k] * eps) / (1 - beta[k]).sqrt()
-    sigma = (beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])).sqrt()
-    return mean + sigma * z
+    return with_posterior_noise(mean, z, k, beta, alpha_bar)
 
 
 @reverse_step.misconception("The predicted noise is divided by 1 - alpha_bar: divide by its square root.")
 def noise_over_variance(net, x, k, beta, alpha_bar, z):
-    eps = net(x, torch.full((len(x),), k / (len(beta) - 1), device=x.device))
+    eps = noise_at(net, x, k, len(beta) - 1)
     mean = (x - beta[k] / (1 - alpha_bar[k]) * eps) / (1 - beta[k]).sqrt()
-    sigma = (beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])).sqrt()
-    return mean + sigma * z
+    return with_posterior_noise(mean, z, k, beta, alpha_bar)
 
 
 @reverse_step.misconception(
     "The factor 1 / sqrt(alpha_k) before the bracket is missing: the signal shrinks on the way."
 )
 def not_scaled_up(net, x, k, beta, alpha_bar, z):
-    eps = net(x, torch.full((len(x),), k / (len(beta) - 1), device=x.device))
-    mean = x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps
-    sigma = (beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])).sqrt()
-    return mean + sigma * z
+    mean = predicted_mean(net, x, k, beta, alpha_bar)
+    return with_posterior_noise((1 - beta[k]).sqrt() * mean, z, k, beta, alpha_bar)
 
 
 @reverse_step.misconception("The bracket is divided by alpha_k: divide it by sqrt(alpha_k).")
 def scaled_by_alpha(net, x, k, beta, alpha_bar, z):
-    eps = net(x, torch.full((len(x),), k / (len(beta) - 1), device=x.device))
-    mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k])
-    sigma = (beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])).sqrt()
-    return mean + sigma * z
+    mean = predicted_mean(net, x, k, beta, alpha_bar)
+    return with_posterior_noise(mean / (1 - beta[k]).sqrt(), z, k, beta, alpha_bar)
 
 
 @reverse_step.misconception(
     "The bracket is divided by sqrt(alpha_bar_k), the whole way back to the data: one step is sqrt(alpha_k)."
 )
 def scaled_by_alpha_bar(net, x, k, beta, alpha_bar, z):
-    eps = net(x, torch.full((len(x),), k / (len(beta) - 1), device=x.device))
-    mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / alpha_bar[k].sqrt()
-    sigma = (beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])).sqrt()
-    return mean + sigma * z
+    mean = predicted_mean(net, x, k, beta, alpha_bar)
+    return with_posterior_noise(mean / alpha_bar[k - 1].sqrt(), z, k, beta, alpha_bar)
 
 
 @reverse_step.misconception("The predicted noise is added: a step back takes it away.")
 def noise_not_taken_away(net, x, k, beta, alpha_bar, z):
-    eps = net(x, torch.full((len(x),), k / (len(beta) - 1), device=x.device))
-    mean = (x + beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-    sigma = (beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])).sqrt()
-    return mean + sigma * z
+    eps = -noise_at(net, x, k, len(beta) - 1)
+    mean = mean_of_step(x, eps, k, beta, alpha_bar)
+    return with_posterior_noise(mean, z, k, beta, alpha_bar)
 
 
 @reverse_step.misconception("The network gets the level k: its time is t = k / T, between 0 and 1.", read="network")
 def step_at_level_k(net, x, k, beta, alpha_bar, z):
-    eps = net(x, torch.full((len(x),), float(k), device=x.device))
-    mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-    sigma = (beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])).sqrt()
-    return mean + sigma * z
+    eps = noise_at(net, x, k, 1)
+    mean = mean_of_step(x, eps, k, beta, alpha_bar)
+    return with_posterior_noise(mean, z, k, beta, alpha_bar)
 
 
 @reverse_step.misconception("The network gets the time of level k - 1: x still has the noise of level k.")
 def step_at_next_time(net, x, k, beta, alpha_bar, z):
-    eps = net(x, torch.full((len(x),), (k - 1) / (len(beta) - 1), device=x.device))
-    mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-    sigma = (beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])).sqrt()
-    return mean + sigma * z
+    eps = noise_at(net, x, k - 1, len(beta) - 1)
+    mean = mean_of_step(x, eps, k, beta, alpha_bar)
+    return with_posterior_noise(mean, z, k, beta, alpha_bar)
 
 
 @reverse_step.misconception(
     "x is clipped to [-1, 1]: a third of normal noise lies outside. What has a range is x0_hat, not x."
 )
 def state_clipped(net, x, k, beta, alpha_bar, z):
-    eps = net(x, torch.full((len(x),), k / (len(beta) - 1), device=x.device))
-    mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-    sigma = (beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])).sqrt()
-    return (mean + sigma * z).clamp(-1, 1)
+    mean = predicted_mean(net, x, k, beta, alpha_bar)
+    return with_posterior_noise(mean, z, k, beta, alpha_bar).clamp(-1, 1)
 
 
 @reverse_step.misconception(
@@ -897,9 +879,8 @@ def state_clipped(net, x, k, beta, alpha_bar, z):
 )
 def time_on_the_cpu(net, x, k, beta, alpha_bar, z):
     eps = net(x, torch.full((len(x),), k / (len(beta) - 1)))
-    mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-    sigma = (beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])).sqrt()
-    return mean + sigma * z
+    mean = mean_of_step(x, eps, k, beta, alpha_bar)
+    return with_posterior_noise(mean, z, k, beta, alpha_bar)
 
 
 @reverse_step.equivalent
@@ -964,90 +945,88 @@ def _(g):
     yield "float64", inputs(0.95, 30, dtype=torch.float64)
 
 
+@torch.no_grad()
+def blended(ema, params, weight, new_weight):
+    return [weight * e + new_weight * p for e, p in zip(ema, params, strict=True)]
+
+
+def warm(decay, step):
+    return min(decay, (1 + step) / (10 + step))
+
+
 @ema_update.misconception(
     "The two weights are swapped: a decay near 1 keeps the average and lets in little that is new."
 )
-@torch.no_grad()
 def decay_on_the_new(ema, params, decay, step):
-    d = min(decay, (1 + step) / (10 + step))
-    return [(1 - d) * e + d * p for e, p in zip(ema, params, strict=True)]
+    d = warm(decay, step)
+    return blended(ema, params, 1 - d, d)
 
 
 @ema_update.misconception(
     "There is no warm-up: with a decay of 0.999 the random first weights linger for thousands of steps."
 )
-@torch.no_grad()
 def no_warm_up(ema, params, decay, step):
-    return [decay * e + (1 - decay) * p for e, p in zip(ema, params, strict=True)]
+    return blended(ema, params, decay, 1 - decay)
 
 
 @ema_update.misconception(
     "The warm-up takes the larger of the two decays: take the smaller, so that early steps average less."
 )
-@torch.no_grad()
 def larger_decay(ema, params, decay, step):
     d = max(decay, (1 + step) / (10 + step))
-    return [d * e + (1 - d) * p for e, p in zip(ema, params, strict=True)]
+    return blended(ema, params, d, 1 - d)
 
 
 @ema_update.misconception(
     "The warm-up never ends: its fraction goes to 1, and min(decay, ...) must stop it at the decay."
 )
-@torch.no_grad()
 def warm_up_without_end(ema, params, decay, step):
     d = (1 + step) / (10 + step)
-    return [d * e + (1 - d) * p for e, p in zip(ema, params, strict=True)]
+    return blended(ema, params, d, 1 - d)
 
 
 @ema_update.misconception("The warm-up is multiplied with the decay: take the smaller of the two.")
-@torch.no_grad()
 def decays_multiplied(ema, params, decay, step):
     d = decay * (1 + step) / (10 + step)
-    return [d * e + (1 - d) * p for e, p in zip(ema, params, strict=True)]
+    return blended(ema, params, d, 1 - d)
 
 
 @ema_update.misconception(
     "The warm-up is step / (10 + step): the first update, step 0, then forgets the average altogether."
 )
-@torch.no_grad()
 def warm_up_from_zero(ema, params, decay, step):
     d = min(decay, step / (10 + step))
-    return [d * e + (1 - d) * p for e, p in zip(ema, params, strict=True)]
+    return blended(ema, params, d, 1 - d)
 
 
-@ema_update.misconception("The new weights are added whole: weights of d and 1 - d sum to one.")
-@torch.no_grad()
+@ema_update.misconception("The new weights are added whole: the two weights must sum to one.")
 def weights_sum_above_one(ema, params, decay, step):
-    d = min(decay, (1 + step) / (10 + step))
-    return [d * e + p for e, p in zip(ema, params, strict=True)]
+    return blended(ema, params, warm(decay, step), 1)
 
 
 @ema_update.misconception("These are the current weights: nothing is averaged.")
-@torch.no_grad()
 def current_weights(ema, params, decay, step):
-    return [p.clone() for p in params]
+    return blended(ema, params, 0, 1)
 
 
 @ema_update.misconception("The average records its gradient: its graph grows with every step. Use torch.no_grad().")
 def graph_kept(ema, params, decay, step):
-    d = min(decay, (1 + step) / (10 + step))
+    d = warm(decay, step)
     return [d * e + (1 - d) * p for e, p in zip(ema, params, strict=True)]
 
 
 @ema_update.misconception("The average is written into the network's own parameters: the training goes on from it.")
-@torch.no_grad()
 def written_into_the_network(ema, params, decay, step):
-    d = min(decay, (1 + step) / (10 + step))
-    for e, p in zip(ema, params, strict=True):
-        p.copy_(d * e + (1 - d) * p)
+    d = warm(decay, step)
+    for p, average in zip(params, blended(ema, params, d, 1 - d), strict=True):
+        p.data.copy_(average)
     return [p.detach() for p in params]
 
 
 @ema_update.misconception("Only the first tensor is averaged: a return inside the loop ends it.")
-@torch.no_grad()
 def first_tensor_only(ema, params, decay, step):
-    d = min(decay, (1 + step) / (10 + step))
-    return [d * ema[0] + (1 - d) * params[0]]
+    d = warm(decay, step)
+    return blended(ema[:1], params[:1], d, 1 - d)
 
 
 @ema_update.equivalent
@@ -1116,44 +1095,43 @@ def _(g):
     yield ELSEWHERE, elsewhere(inputs(s, 30, 20))
 
 
+def without_noise(x, eps, ab):
+    return (x - (1 - ab).sqrt() * eps) / ab.sqrt()
+
+
 @ddim_step.misconception("Both coefficients are of level k: this noises x0_hat back to where it came from.")
 def back_to_the_same_level(net, x, k, k_next, alpha_bar):
+    eps = noise_at(net, x, k, len(alpha_bar) - 1)
     ab = alpha_bar[k]
-    eps = net(x, torch.full((len(x),), k / (len(alpha_bar) - 1), device=x.device))
-    x0 = (x - (1 - ab).sqrt() * eps) / ab.sqrt()
-    return ab.sqrt() * x0 + (1 - ab).sqrt() * eps
+    return mixed(without_noise(x, eps, ab), eps, ab)
 
 
-@ddim_step.misconception("The noise is put back at the old level k: its coefficient is sqrt(1 - alpha_bar[k_next]).")
+@ddim_step.misconception("The noise is put back as strong as it was at level k: the step goes to k_next.")
 def noise_of_the_old_level(net, x, k, k_next, alpha_bar):
     ab, ab_next = alpha_bar[k], alpha_bar[k_next]
-    eps = net(x, torch.full((len(x),), k / (len(alpha_bar) - 1), device=x.device))
-    x0 = (x - (1 - ab).sqrt() * eps) / ab.sqrt()
-    return ab_next.sqrt() * x0 + (1 - ab).sqrt() * eps
+    eps = noise_at(net, x, k, len(alpha_bar) - 1)
+    return ab_next.sqrt() * without_noise(x, eps, ab) + (1 - ab).sqrt() * eps
 
 
-@ddim_step.misconception("x0_hat is scaled for the old level k: its coefficient is sqrt(alpha_bar[k_next]).")
+@ddim_step.misconception("x0_hat is scaled for the old level k: the step goes to k_next.")
 def signal_of_the_old_level(net, x, k, k_next, alpha_bar):
     ab, ab_next = alpha_bar[k], alpha_bar[k_next]
-    eps = net(x, torch.full((len(x),), k / (len(alpha_bar) - 1), device=x.device))
-    x0 = (x - (1 - ab).sqrt() * eps) / ab.sqrt()
-    return ab.sqrt() * x0 + (1 - ab_next).sqrt() * eps
+    eps = noise_at(net, x, k, len(alpha_bar) - 1)
+    return ab.sqrt() * without_noise(x, eps, ab) + (1 - ab_next).sqrt() * eps
 
 
 @ddim_step.misconception("The new coefficients lack their square roots.")
 def step_without_roots(net, x, k, k_next, alpha_bar):
     ab, ab_next = alpha_bar[k], alpha_bar[k_next]
-    eps = net(x, torch.full((len(x),), k / (len(alpha_bar) - 1), device=x.device))
-    x0 = (x - (1 - ab).sqrt() * eps) / ab.sqrt()
-    return ab_next * x0 + (1 - ab_next) * eps
+    eps = noise_at(net, x, k, len(alpha_bar) - 1)
+    return ab_next * without_noise(x, eps, ab) + (1 - ab_next) * eps
 
 
 @ddim_step.misconception("x0_hat is divided by alpha_bar: divide by its square root.")
 def x0_without_root(net, x, k, k_next, alpha_bar):
     ab, ab_next = alpha_bar[k], alpha_bar[k_next]
-    eps = net(x, torch.full((len(x),), k / (len(alpha_bar) - 1), device=x.device))
-    x0 = (x - (1 - ab).sqrt() * eps) / ab
-    return ab_next.sqrt() * x0 + (1 - ab_next).sqrt() * eps
+    eps = noise_at(net, x, k, len(alpha_bar) - 1)
+    return mixed(without_noise(x, eps, ab) / ab.sqrt(), eps, ab_next)
 
 
 @ddim_step.misconception(
@@ -1161,9 +1139,8 @@ def x0_without_root(net, x, k, k_next, alpha_bar):
 )
 def x0_noise_without_root(net, x, k, k_next, alpha_bar):
     ab, ab_next = alpha_bar[k], alpha_bar[k_next]
-    eps = net(x, torch.full((len(x),), k / (len(alpha_bar) - 1), device=x.device))
-    x0 = (x - (1 - ab) * eps) / ab.sqrt()
-    return ab_next.sqrt() * x0 + (1 - ab_next).sqrt() * eps
+    eps = noise_at(net, x, k, len(alpha_bar) - 1)
+    return mixed((x - (1 - ab) * eps) / ab.sqrt(), eps, ab_next)
 
 
 @ddim_step.misconception(
@@ -1171,48 +1148,42 @@ def x0_noise_without_root(net, x, k, k_next, alpha_bar):
 )
 def noise_drawn_afresh(net, x, k, k_next, alpha_bar):
     ab, ab_next = alpha_bar[k], alpha_bar[k_next]
-    eps = net(x, torch.full((len(x),), k / (len(alpha_bar) - 1), device=x.device))
-    x0 = (x - (1 - ab).sqrt() * eps) / ab.sqrt()
-    return ab_next.sqrt() * x0 + (1 - ab_next).sqrt() * torch.randn_like(x)
+    eps = noise_at(net, x, k, len(alpha_bar) - 1)
+    return mixed(without_noise(x, eps, ab), torch.randn_like(x), ab_next)
 
 
-@ddim_step.misconception("x0_hat has the noise added: x0_hat = (x - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar).")
+@ddim_step.misconception("x0_hat has the predicted noise added: it must be taken away.")
 def noise_sign_turned(net, x, k, k_next, alpha_bar):
     ab, ab_next = alpha_bar[k], alpha_bar[k_next]
-    eps = net(x, torch.full((len(x),), k / (len(alpha_bar) - 1), device=x.device))
-    x0 = (x + (1 - ab).sqrt() * eps) / ab.sqrt()
-    return ab_next.sqrt() * x0 + (1 - ab_next).sqrt() * eps
+    eps = noise_at(net, x, k, len(alpha_bar) - 1)
+    return mixed(without_noise(x, -eps, ab), eps, ab_next)
 
 
 @ddim_step.misconception("The state x stands where x0_hat belongs: first take the noise away.")
 def x_for_x0(net, x, k, k_next, alpha_bar):
-    ab_next = alpha_bar[k_next]
-    eps = net(x, torch.full((len(x),), k / (len(alpha_bar) - 1), device=x.device))
-    return ab_next.sqrt() * x + (1 - ab_next).sqrt() * eps
+    eps = noise_at(net, x, k, len(alpha_bar) - 1)
+    return mixed(x, eps, alpha_bar[k_next])
 
 
 @ddim_step.misconception("x0_hat is scaled, but its noise is not put back: that is right only at k_next = 0.")
 def no_noise_put_back(net, x, k, k_next, alpha_bar):
     ab, ab_next = alpha_bar[k], alpha_bar[k_next]
-    eps = net(x, torch.full((len(x),), k / (len(alpha_bar) - 1), device=x.device))
-    x0 = (x - (1 - ab).sqrt() * eps) / ab.sqrt()
-    return ab_next.sqrt() * x0
+    eps = noise_at(net, x, k, len(alpha_bar) - 1)
+    return ab_next.sqrt() * without_noise(x, eps, ab)
 
 
 @ddim_step.misconception("The network gets the level k: its time is t = k / T, between 0 and 1.", read="network")
 def ddim_at_level_k(net, x, k, k_next, alpha_bar):
     ab, ab_next = alpha_bar[k], alpha_bar[k_next]
-    eps = net(x, torch.full((len(x),), float(k), device=x.device))
-    x0 = (x - (1 - ab).sqrt() * eps) / ab.sqrt()
-    return ab_next.sqrt() * x0 + (1 - ab_next).sqrt() * eps
+    eps = noise_at(net, x, k, 1)
+    return mixed(without_noise(x, eps, ab), eps, ab_next)
 
 
 @ddim_step.misconception("The network gets the time of k_next: x still has the noise of level k.")
 def ddim_at_next_time(net, x, k, k_next, alpha_bar):
     ab, ab_next = alpha_bar[k], alpha_bar[k_next]
-    eps = net(x, torch.full((len(x),), k_next / (len(alpha_bar) - 1), device=x.device))
-    x0 = (x - (1 - ab).sqrt() * eps) / ab.sqrt()
-    return ab_next.sqrt() * x0 + (1 - ab_next).sqrt() * eps
+    eps = noise_at(net, x, k_next, len(alpha_bar) - 1)
+    return mixed(without_noise(x, eps, ab), eps, ab_next)
 
 
 @ddim_step.misconception(
@@ -1221,16 +1192,13 @@ def ddim_at_next_time(net, x, k, k_next, alpha_bar):
 def ddim_time_on_the_cpu(net, x, k, k_next, alpha_bar):
     ab, ab_next = alpha_bar[k], alpha_bar[k_next]
     eps = net(x, torch.full((len(x),), k / (len(alpha_bar) - 1)))
-    x0 = (x - (1 - ab).sqrt() * eps) / ab.sqrt()
-    return ab_next.sqrt() * x0 + (1 - ab_next).sqrt() * eps
+    return mixed(without_noise(x, eps, ab), eps, ab_next)
 
 
 @ddim_step.misconception("The step goes to k - 1 whatever k_next is: DDIM may skip levels.")
 def always_one_level(net, x, k, k_next, alpha_bar):
-    ab, ab_next = alpha_bar[k], alpha_bar[k - 1]
-    eps = net(x, torch.full((len(x),), k / (len(alpha_bar) - 1), device=x.device))
-    x0 = (x - (1 - ab).sqrt() * eps) / ab.sqrt()
-    return ab_next.sqrt() * x0 + (1 - ab_next).sqrt() * eps
+    eps = noise_at(net, x, k, len(alpha_bar) - 1)
+    return mixed(without_noise(x, eps, alpha_bar[k]), eps, alpha_bar[k - 1])
 
 
 @ddim_step.equivalent
@@ -1300,6 +1268,18 @@ def _(g):
     yield "two levels", inputs(setting(g, 2, (4, 2), torch.float64), frozen(ToyNet(g)))
 
 
+def walk_down(net, x, beta, step):
+    """From k = T down to 1: x becomes step(x, the predicted noise, k)."""
+    T = len(beta) - 1
+    for k in range(T, 0, -1):
+        x = step(x, noise_at(net, x, k, T), k)
+    return x
+
+
+def with_noise_but_last(mean, k, beta, noise):
+    return mean + beta[k].sqrt() * noise[k] if k > 1 else mean
+
+
 @fix_the_sampler.misconception(
     "This is still the program as it was given: look at what multiplies the predicted noise."
 )
@@ -1317,12 +1297,10 @@ def as_given(net, x, beta, alpha_bar, noise):
     read="ancestral-sampling",
 )
 def divided_by_the_variance(net, x, beta, alpha_bar, noise):
-    T = len(beta) - 1
-    for k in range(T, 0, -1):
-        eps = net(x, torch.full((len(x),), k / T, device=x.device))
-        mean = (x - beta[k] / (1 - alpha_bar[k]) * eps) / (1 - beta[k]).sqrt()
-        x = mean + beta[k].sqrt() * noise[k] if k > 1 else mean
-    return x
+    def step(x, eps, k):
+        return with_noise_but_last(mean_of_step(x, eps / (1 - alpha_bar[k]).sqrt(), k, beta, alpha_bar), k, beta, noise)
+
+    return walk_down(net, x, beta, step)
 
 
 @fix_the_sampler.misconception(
@@ -1330,22 +1308,19 @@ def divided_by_the_variance(net, x, beta, alpha_bar, noise):
     read="ancestral-sampling",
 )
 def root_of_beta(net, x, beta, alpha_bar, noise):
-    T = len(beta) - 1
-    for k in range(T, 0, -1):
-        eps = net(x, torch.full((len(x),), k / T, device=x.device))
+    def step(x, eps, k):
         mean = (x - beta[k].sqrt() * eps) / (1 - beta[k]).sqrt()
-        x = mean + beta[k].sqrt() * noise[k] if k > 1 else mean
-    return x
+        return with_noise_but_last(mean, k, beta, noise)
+
+    return walk_down(net, x, beta, step)
 
 
 @fix_the_sampler.misconception("The predicted noise is added: a step back takes it away.", read="ancestral-sampling")
 def sign_changed_too(net, x, beta, alpha_bar, noise):
-    T = len(beta) - 1
-    for k in range(T, 0, -1):
-        eps = net(x, torch.full((len(x),), k / T, device=x.device))
-        mean = (x + beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-        x = mean + beta[k].sqrt() * noise[k] if k > 1 else mean
-    return x
+    def step(x, eps, k):
+        return with_noise_but_last(mean_of_step(x, -eps, k, beta, alpha_bar), k, beta, noise)
+
+    return walk_down(net, x, beta, step)
 
 
 @fix_the_sampler.misconception(
@@ -1353,95 +1328,83 @@ def sign_changed_too(net, x, beta, alpha_bar, noise):
     read="ancestral-sampling",
 )
 def noise_removed(net, x, beta, alpha_bar, noise):
-    T = len(beta) - 1
-    for k in range(T, 0, -1):
-        eps = net(x, torch.full((len(x),), k / T, device=x.device))
-        mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-        x = mean
-    return x
+    def step(x, eps, k):
+        return mean_of_step(x, eps, k, beta, alpha_bar)
+
+    return walk_down(net, x, beta, step)
 
 
 @fix_the_sampler.misconception(
     "Noise is added in the last step too: x_0 is the mean of that step.", read="ancestral-sampling"
 )
 def noise_in_the_last_step(net, x, beta, alpha_bar, noise):
-    T = len(beta) - 1
-    for k in range(T, 0, -1):
-        eps = net(x, torch.full((len(x),), k / T, device=x.device))
-        mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-        x = mean + beta[k].sqrt() * noise[k]
-    return x
+    def step(x, eps, k):
+        return mean_of_step(x, eps, k, beta, alpha_bar) + beta[k].sqrt() * noise[k]
+
+    return walk_down(net, x, beta, step)
 
 
 @fix_the_sampler.misconception(
     "The standard deviation is added to the noise: it must multiply it.", read="ancestral-sampling"
 )
 def noise_plus_deviation(net, x, beta, alpha_bar, noise):
-    T = len(beta) - 1
-    for k in range(T, 0, -1):
-        eps = net(x, torch.full((len(x),), k / T, device=x.device))
-        mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-        x = mean + beta[k].sqrt() + noise[k] if k > 1 else mean
-    return x
+    def step(x, eps, k):
+        mean = mean_of_step(x, eps, k, beta, alpha_bar)
+        return mean + beta[k].sqrt() + noise[k] if k > 1 else mean
+
+    return walk_down(net, x, beta, step)
 
 
 @fix_the_sampler.misconception(
     "The noise is multiplied by beta: its standard deviation is sqrt(beta).", read="ancestral-sampling"
 )
 def noise_by_variance(net, x, beta, alpha_bar, noise):
-    T = len(beta) - 1
-    for k in range(T, 0, -1):
-        eps = net(x, torch.full((len(x),), k / T, device=x.device))
-        mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-        x = mean + beta[k] * noise[k] if k > 1 else mean
-    return x
+    def step(x, eps, k):
+        mean = mean_of_step(x, eps, k, beta, alpha_bar)
+        return mean + beta[k] * noise[k] if k > 1 else mean
+
+    return walk_down(net, x, beta, step)
 
 
 @fix_the_sampler.misconception(
     "The bug is not in the variance: keep sigma_k^2 = beta_k, which is as good as the posterior's.", read="posterior"
 )
 def posterior_variance_instead(net, x, beta, alpha_bar, noise):
-    T = len(beta) - 1
-    for k in range(T, 0, -1):
-        eps = net(x, torch.full((len(x),), k / T, device=x.device))
-        mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-        x = mean + (beta[k] * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])).sqrt() * noise[k]
-    return x
+    def step(x, eps, k):
+        mean = mean_of_step(x, eps, k, beta, alpha_bar)
+        return with_posterior_noise(mean, noise[k], k, beta, alpha_bar)
+
+    return walk_down(net, x, beta, step)
 
 
 @fix_the_sampler.misconception("The factor 1 / sqrt(1 - beta) before the bracket was lost.", read="ancestral-sampling")
 def factor_lost(net, x, beta, alpha_bar, noise):
-    T = len(beta) - 1
-    for k in range(T, 0, -1):
-        eps = net(x, torch.full((len(x),), k / T, device=x.device))
+    def step(x, eps, k):
         mean = x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps
-        x = mean + beta[k].sqrt() * noise[k] if k > 1 else mean
-    return x
+        return with_noise_but_last(mean, k, beta, noise)
+
+    return walk_down(net, x, beta, step)
 
 
 @fix_the_sampler.misconception(
     "The states are clipped to [-1, 1], which hides the bug and spoils the samples: x_k has no range."
 )
 def states_clipped(net, x, beta, alpha_bar, noise):
-    T = len(beta) - 1
-    for k in range(T, 0, -1):
-        eps = net(x, torch.full((len(x),), k / T, device=x.device))
-        mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-        x = (mean + beta[k].sqrt() * noise[k] if k > 1 else mean).clamp(-1, 1)
-    return x
+    def step(x, eps, k):
+        mean = mean_of_step(x, eps, k, beta, alpha_bar)
+        return with_noise_but_last(mean, k, beta, noise).clamp(-1, 1)
+
+    return walk_down(net, x, beta, step)
 
 
 @fix_the_sampler.misconception(
-    "The loop ends at k = 2: a range leaves out its end, and the last step, k = 1, is missing.",
-    read="ancestral-sampling",
+    "The last step, k = 1, is missing: a range leaves out its end.", read="ancestral-sampling"
 )
 def last_step_left_out(net, x, beta, alpha_bar, noise):
-    T = len(beta) - 1
-    for k in range(T, 1, -1):
-        eps = net(x, torch.full((len(x),), k / T, device=x.device))
-        mean = (x - beta[k] / (1 - alpha_bar[k]).sqrt() * eps) / (1 - beta[k]).sqrt()
-        x = mean + beta[k].sqrt() * noise[k] if k > 1 else mean
-    return x
+    def step(x, eps, k):
+        return with_noise_but_last(mean_of_step(x, eps, k, beta, alpha_bar), k, beta, noise) if k > 1 else x
+
+    return walk_down(net, x, beta, step)
 
 
 @fix_the_sampler.equivalent

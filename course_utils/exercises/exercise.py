@@ -254,11 +254,8 @@ class Exercise:
     def written(self, function):
         """The source of a solution, misconception or equivalent as a student would have typed it: a cell's text."""
         function = inspect.unwrap(getattr(function, "function", function))
-        helpers = [function.__globals__.get(name) for name in function.__code__.co_names]
-        helpers = [h for h in helpers if inspect.isfunction(h) and h.__module__ == function.__module__]
-        return "import math\n\nimport torch\n\n\n" + "\n\n\n".join(
-            [source(h) for h in helpers] + [source(function, self.name)]
-        )
+        texts = [source(h) for h in helpers(function)] + [source(function, self.name)]
+        return "\n\n\n".join(["import math\n\nimport torch", *texts]) + "\n"
 
 
 def without_numbers(inputs):
@@ -283,3 +280,18 @@ def source(function, name=None):
     tree.body[0].decorator_list = [d for d in tree.body[0].decorator_list if ast.unparse(d).startswith("torch.")]
     tree.body[0].name = name or function.__name__
     return ast.unparse(tree)
+
+
+def helpers(function):
+    """The functions of its own file that a function calls, those that they call first."""
+
+    def names(code):
+        inner = (c for c in code.co_consts if inspect.iscode(c))
+        return [*code.co_names, *(name for c in inner for name in names(c))]
+
+    found = {}
+    for name in names(inspect.unwrap(function).__code__):
+        helper = function.__globals__.get(name)
+        if inspect.isfunction(helper) and inspect.unwrap(helper).__module__ == function.__module__:
+            found |= dict.fromkeys(helpers(inspect.unwrap(helper))) | {inspect.unwrap(helper): None}
+    return list(found)
