@@ -27,6 +27,8 @@ class TimeEmbedding(nn.Module):
 class MLP(nn.Module):
     """A network for points: hidden layers of SiLU units, each shifted and scaled by the time (and class) embedding.
 
+    It sees the coordinates and their waves at three octaves (Tancik et al. 2020), which show it finer detail.
+
     x (B, dim), t (B,), y (B,) in -1..n_classes - 1 or None -> (B, dim). Raises ValueError for points of another
     dimension, and for labels that are no classes of the network.
     """
@@ -37,7 +39,8 @@ class MLP(nn.Module):
         context = 32  # enough for a time and a class; more would make it the largest part of the network
         self.time = nn.Sequential(TimeEmbedding(context), nn.Linear(context, context), nn.SiLU())
         self.label = nn.Embedding(n_classes + 1, context) if n_classes else None  # row 0 is the null class
-        self.first = nn.Linear(dim, width)
+        self.register_buffer("octave", 1.5 * 2.0 ** torch.arange(3), persistent=False)
+        self.first = nn.Linear(dim * (1 + 2 * len(self.octave)), width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.modulation = nn.Linear(context, 2 * width * depth)
         self.last = nn.Linear(width, dim)
@@ -56,7 +59,10 @@ class MLP(nn.Module):
                 )
             context = context + self.label(y + 1)
         modulation = self.modulation(context).chunk(2 * (len(self.layers) + 1), dim=1)
-        h = self.first(x)
+        waves = (x[:, :, None] * self.octave).flatten(
+            1
+        )  # (B, 3 dim): fine detail is hard to learn from bare coordinates
+        h = self.first(torch.cat([x, waves.sin(), waves.cos()], 1))
         for i, layer in enumerate([nn.Identity(), *self.layers]):
             scale, shift = modulation[2 * i], modulation[2 * i + 1]
             h = nn.functional.silu(layer(h) * (1 + scale) + shift)
