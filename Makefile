@@ -20,7 +20,7 @@ help:  ## list these commands
 book: $(ENV)  ## build the website, every page executed, into _build/html
 	@# A failed build forgets what it read (the cache stays): else the next one, with nothing new, would look fine.
 	@jupyter-book build . --toc book/_toc.yml -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
-	@pytest -q -m "site and not browser" tests/test_site.py
+	@pytest -q -m "site and not browser" tests/test_site*.py
 
 serve: $(ENV)  ## show the website on localhost (PORT=8000)
 	@test -f _build/html/index.html || { echo "There is no website yet: run 'make book' first."; exit 1; }
@@ -39,7 +39,7 @@ check: $(ENV)  ## are notebooks/ in step with their sources, is the code clean?
 
 check-site: $(ENV)  ## look at the built website: links, pictures, and every page in a real browser
 	@test -f _build/html/index.html || { echo "There is no website yet: run 'make book' first."; exit 1; }
-	@pytest -m site tests/test_site.py
+	@pytest -m site tests/test_site*.py
 
 notebooks: $(ENV)  ## write notebooks/ anew from solutions/ and book/
 	@python -m course_utils.authoring
