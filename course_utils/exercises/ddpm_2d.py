@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from course_utils.denoiser import Denoiser, diffusion_loss, to_x0
+from course_utils.denoiser import Denoiser, diffusion_loss, from_x0, to_x0
 from course_utils.exercises.exercise import Exercise
+from course_utils.mixtures import GaussianMixture
 from course_utils.samplers import ddim
 from course_utils.schedules import DiscreteSchedule, LinearSchedule, QuadraticSchedule
 from course_utils.training import warmed_up
@@ -41,22 +42,22 @@ class ToyNet(nn.Module):
 
     def forward(self, x, t, y=None):
         check_net_input(x, t)
-        a, b, c = self.weight.to(x.device)
+        a, b, c = self.weight
         t = t.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
         return a * torch.sin(2 * x + b) * torch.cos(3 * t) + c * t
 
 
-class GaussianNet:
-    """The exact noise prediction for data N(mean, std^2): net(x, t) without a network, the oracle of the samplers."""
+def gaussian_net(alpha_bar, mean=0.3, std=0.5):
+    """The oracle of the samplers: net(x, t) is the exact noise for data N(mean, std^2); x is (B, 1)."""
+    schedule = schedule_of(alpha_bar)
+    denoise = GaussianMixture([[mean]], std).denoiser(schedule)
 
-    def __init__(self, alpha_bar, mean=0.3, std=0.5):
-        self.alpha_bar, self.mean, self.std = alpha_bar, mean, std
-
-    def __call__(self, x, t, y=None):
+    def net(x, t):
         check_net_input(x, t)
-        k = (t.double() * (len(self.alpha_bar) - 1)).round().long().clamp(0, len(self.alpha_bar) - 1)
-        ab = self.alpha_bar[k].to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
-        return (1 - ab).sqrt() * (x - ab.sqrt() * self.mean) / (ab * self.std**2 + 1 - ab)
+        t = t.double()  # a schedule answers in the precision of the times
+        return from_x0("eps", denoise(x, t), x, *schedule.at(t, x))
+
+    return net
 
 
 def check_net_input(x, t):
@@ -1262,7 +1263,7 @@ def _(g):
         return {"net": net, "x": s.x, "beta": s.beta, "alpha_bar": s.alpha_bar, "noise": noise}
 
     s = setting(g, 64, (200, 1), torch.float64)
-    yield "the Gaussian, whose noise is known exactly", inputs(s, GaussianNet(s.alpha_bar))
+    yield "the Gaussian, whose noise is known exactly", inputs(s, gaussian_net(s.alpha_bar))
     for name, s in settings(g):
         yield name, inputs(s, frozen(ToyNet(g)))
     yield "two levels", inputs(setting(g, 2, (4, 2), torch.float64), frozen(ToyNet(g)))
