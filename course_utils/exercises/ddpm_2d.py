@@ -1262,7 +1262,7 @@ def _(g):
         noise = torch.randn(s.T + 1, *s.x.shape, dtype=s.x.dtype, generator=g)
         return {"net": net, "x": s.x, "beta": s.beta, "alpha_bar": s.alpha_bar, "noise": noise}
 
-    s = setting(g, 64, (200, 1), torch.float64)
+    s = setting(g, 16, (200, 1), torch.float64)
     yield "the Gaussian, whose noise is known exactly", inputs(s, gaussian_net(s.alpha_bar))
     for name, s in settings(g):
         yield name, inputs(s, frozen(ToyNet(g)))
