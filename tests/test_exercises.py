@@ -70,14 +70,13 @@ def test_sentences_lead_to_the_page(exercise):
 @named("misconceptions")
 def test_a_misconception_is_refused_and_recognised(exercise, name):
     answer = student(exercise, exercise.misconceptions[name])
-    for seed in SEEDS:
-        result = exercise.grade(answer, seed)
-        assert not result and result.misconception == name
+    result = exercise.grade(answer, SEEDS[0])
+    assert not result and result.misconception == name
     known = exercise.misconceptions[name]
     assert known.sentence in result.message and known.read in result.message
     assert not re.search(r"\d\.\d", result.reason.replace(known.sentence, ""))  # no expected number is told
     with pytest.raises(AssertionError, match=re.escape(known.sentence)):
-        grade(exercise.id, answer)
+        grade(exercise.id, answer, seed=SEEDS[1])
 
 
 @named("misconceptions")
