@@ -36,8 +36,8 @@ def scatter_row(sets, titles=None, truth=None, color=DATA, size=3, limit=LIMIT):
     truths = truth if isinstance(truth, (list, tuple)) else [truth] * n
     colors = color if isinstance(color, (list, tuple)) else [color] * n
     titles = titles or [None] * n
-    size_of_row = (min(2.2 * n, 14), min(2.2, 14 / n) + 0.35)
-    axes = plt.subplots(1, n, figsize=size_of_row, layout="constrained", squeeze=False)[1][0]
+    side, lines = min(2.4, 14 / n), max(str(title).count("\n") + 1 if title else 0 for title in titles)
+    axes = plt.subplots(1, n, figsize=(side * n, side + 0.22 * lines), layout="constrained", squeeze=False)[1][0]
     for ax, *args in zip(axes, sets, truths, titles, colors, strict=True):
         x, exact, title, c = args
         scatter_2d(x, ax, exact, title, c, size, limit)
