@@ -106,7 +106,7 @@ def test_ddim_keeps_every_level(schedule, eta):
 
 
 def test_floor_of_the_loss(schedule):
-    """The exact denoiser's loss is E|eps - E[eps | x]|^2 = 1 - E|E[eps | x]|^2 a coordinate, and no other does better."""
+    """The exact denoiser's loss is E|eps - E[eps | x]|^2 = 1 - E|E[eps | x]|^2 a coordinate, the least of all."""
     moons = toy_mixture("moons")
     generator = torch.Generator().manual_seed(0)
     x0, noise = moons.sample(20_000, generator), torch.randn(20_000, 2, generator=generator)
