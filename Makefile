@@ -80,7 +80,7 @@ clean:  ## remove the environment and everything that was built
 $(ENV): requirements.txt pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer is needed and was not found:"; \
 		echo "install it from python.org or your system's packages, then run this again."; exit 1; fi
-	@echo "Setting up .venv: this takes a few minutes and 6 GB, once."
+	@echo "Setting up .venv: this takes a few minutes and 7 GB, once."
 	@$(PYTHON) -m venv .venv || { echo "Python's venv module is missing: on Debian, apt-get install python3-venv"; exit 1; }
 	@pip install --quiet --disable-pip-version-check -r requirements.txt --editable . || { \
 		echo; echo "The environment could not be made: the reason stands above."; \
