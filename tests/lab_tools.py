@@ -90,16 +90,16 @@ def grade_id(cell):
 def only_graded(notebook):
     """The notebook without texts and pictures: imports, answers and tests, which is all that its points depend on."""
     notebook = copy.deepcopy(notebook)
-    notebook.cells = [cell for cell in notebook.cells if grade_id(cell) or is_imports(cell)]
+    notebook.cells = [cell for cell in notebook.cells if grade_id(cell) or only_defines(cell)]
     return notebook
 
 
-def is_imports(cell):
-    """Is this a code cell of nothing but imports?"""
+def only_defines(cell):
+    """Is this a code cell of imports and definitions, which does nothing by itself?"""
     if cell.cell_type != "code":
         return False
     try:
         statements = ast.parse(cell.source).body
     except SyntaxError:  # a magic
         return False
-    return bool(statements) and all(isinstance(node, ast.Import | ast.ImportFrom) for node in statements)
+    return all(isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef) for node in statements)

@@ -9,7 +9,7 @@ import sys
 
 import nbformat
 import pytest
-from lab_tools import ROOT, SMALL_LAB, grade_id, is_imports, only_graded, small_repository
+from lab_tools import ROOT, SMALL_LAB, grade_id, only_defines, only_graded, small_repository
 from nbgrader.api import Gradebook
 
 from course_utils.authoring import find_labs, source_notebook
@@ -40,7 +40,7 @@ def points(source, answers):
     namespace, scores = {}, {}
     for cell in source.cells:
         name = grade_id(cell)
-        if is_imports(cell):
+        if name is None and only_defines(cell):
             exec(cell.source, namespace)
         elif name in answers and cell.cell_type == "code":
             exec(answers[name], namespace)
