@@ -707,11 +707,10 @@ grade("ddpm_2d.reverse_step", reverse_step)
 @torch.no_grad()
 def sample(net, y):
     """A sample for each label of y (B,), by ancestral sampling: all states on the way, a list of T + 1 (B, 2)."""
-    step = working("reverse_step")
     path = [torch.randn(len(y), 2)]
     for k in range(T, 0, -1):
         z = torch.randn_like(path[-1])
-        path.append(step(told(net, y), path[-1], k, schedule.beta, schedule.alpha_bar, z))
+        path.append(one_step(told(net, y), path[-1], k, schedule.beta, schedule.alpha_bar, z))
     return path
 
 
@@ -720,6 +719,7 @@ def distance(x, y, name="moons"):
     return sliced_wasserstein(unstandardise(name, x), unstandardise(name, y))
 
 
+one_step = working("reverse_step")
 torch.manual_seed(0)
 y = torch.arange(2000) % 2  # both moons in turn
 path = sample(net, y)
