@@ -40,9 +40,9 @@ def ddim(denoise, schedule, x, times, eta=0.0, generator=None):
     """DDIM (Song, Meng & Ermon 2021, eqs. 12 and 16): deterministic for eta = 0, ancestral sampling for eta = 1."""
     for t, _, (alpha, sigma), (alpha_next, sigma_next) in steps(schedule, times):
         x0 = denoise(x, t)
-        eps = (x - alpha * x0) / sigma
         std = eta * sigma_next / sigma * math.sqrt(max(0.0, sigma**2 - (alpha / alpha_next * sigma_next) ** 2))
-        x = alpha_next * x0 + math.sqrt(max(0.0, sigma_next**2 - std**2)) * eps
+        kept = math.sqrt(max(0.0, sigma_next**2 - std**2)) / sigma
+        x = kept * x + (alpha_next - kept * alpha) * x0  # alpha_next x0 + kept sigma eps, eps = (x - alpha x0) / sigma
         if std > 0:
             x = x + std * noise_like(x, generator)
         yield x
