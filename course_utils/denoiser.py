@@ -7,6 +7,8 @@ the two functions below are the only place where one is turned into another.
 import torch
 from torch import nn
 
+from course_utils.schedules import check_schedule
+
 KINDS = ("eps", "x0", "v", "score")
 
 
@@ -56,7 +58,7 @@ class Denoiser(nn.Module):
         super().__init__()
         if prediction not in KINDS:
             raise unknown_kind(prediction)
-        self.net, self.schedule, self.prediction = net, schedule, prediction
+        self.net, self.schedule, self.prediction = net, check_schedule(schedule), prediction
 
     def forward(self, x, t, y=None):
         alpha, sigma = self.schedule.at(t, x)

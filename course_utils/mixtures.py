@@ -8,6 +8,8 @@ import math
 
 import torch
 
+from course_utils.schedules import check_schedule
+
 VARIANCE_MIN = 1e-12  # a point mass at t = 0 still gets a density, so that nothing is divided by zero
 
 
@@ -82,6 +84,7 @@ class GaussianMixture:
 
     def denoiser(self, schedule):
         """The exact E[x0 | x_t] under the schedule, a function (x, t) -> x0_hat; t a float or (B,)."""
+        check_schedule(schedule)
 
         def denoise(x, t):
             alpha, sigma = (c.reshape(-1, 1) for c in schedule.at(t, x))

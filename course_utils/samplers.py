@@ -15,7 +15,7 @@ import math
 import torch
 
 from course_utils.denoiser import from_x0
-from course_utils.schedules import check_times
+from course_utils.schedules import check_schedule, check_times
 
 
 @torch.no_grad()
@@ -99,6 +99,7 @@ def noise_like(x, generator=None):
 
 def steps(schedule, times):
     """(t, t_next, (alpha, sigma), (alpha_next, sigma_next)) of every step, as floats: a step costs no table look-up."""
+    check_schedule(schedule)
     times = check_times(times)
     if times.ndim != 1 or len(times) < 2 or not (times.diff() < 0).all():
         raise ValueError("times must be a list of at least two times that fall, such as schedule.timesteps(50)")

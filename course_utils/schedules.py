@@ -191,6 +191,13 @@ class VESchedule(NoiseSchedule):
         return self.sigma_min * torch.expm1(2 * self.log_ratio * check_times(t)).sqrt()
 
 
+def check_schedule(schedule):
+    """The schedule itself; raises TypeError where it is none, such as a name or a class."""
+    if not isinstance(schedule, NoiseSchedule):
+        raise TypeError(f"a schedule is an object such as LinearSchedule() or CosineSchedule(), not {schedule!r}")
+    return schedule
+
+
 def check_times(t):
     """t as a float tensor; raises ValueError where a time is not in [0, 1]."""
     t = torch.as_tensor(t, dtype=None if torch.is_tensor(t) else torch.float64)

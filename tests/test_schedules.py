@@ -5,6 +5,9 @@ import math
 import pytest
 import torch
 
+from course_utils.denoiser import Denoiser
+from course_utils.mixtures import GaussianMixture
+from course_utils.samplers import ddim
 from course_utils.schedules import (
     CosineSchedule,
     DiscreteSchedule,
@@ -298,3 +301,16 @@ def test_bad_input_is_named():
         VESchedule(5, 1)
     with pytest.raises(NotImplementedError):
         NoiseSchedule().alpha(0.5)
+
+
+@pytest.mark.parametrize("given", ["linear", LinearSchedule, None], ids=["a name", "a class", "nothing"])
+def test_what_is_no_schedule_is_named(given):
+    x = torch.zeros(2, 2)
+    mixture = GaussianMixture([[0.0, 0.0]], 1.0)
+    for use in (
+        lambda: Denoiser(None, given),
+        lambda: mixture.denoiser(given),
+        lambda: next(ddim(None, given, x, [1, 0])),
+    ):
+        with pytest.raises(TypeError, match="a schedule is an object such as LinearSchedule"):
+            use()
