@@ -90,7 +90,8 @@ plt.show()
 
 # %% solution="quadratic_betas"
 def quadratic_betas(T, beta_start, beta_end):
-    """The table of betas, (T + 1,) float64: beta[0] = 0, and sqrt(beta) a straight line from k = 1 to k = T.
+    """The table of betas (T + 1,), float64: beta[0] = 0, and sqrt(beta) is a
+    straight line from k = 1 to k = T.
 
     T is an int, at least 2; 0 < beta_start < beta_end < 1.
     """
@@ -150,7 +151,10 @@ plt.show()
 
 # %% solution="alpha_bar"
 def alpha_bar(beta):
-    """The table of alpha_bar, (T + 1,) float64, from the table of betas (T + 1,) with beta[0] = 0."""
+    """The table of alpha_bar (T + 1,), float64.
+
+    beta is the table of betas (T + 1,) with beta[0] = 0.
+    """
     ### BEGIN SOLUTION
     return (1 - beta).cumprod(0)
     ### END SOLUTION
@@ -223,9 +227,10 @@ print(f"schedule.beta {tuple(schedule.beta.shape)}, schedule.alpha_bar {tuple(sc
 
 # %% solution="q_sample"
 def q_sample(x0, k, noise, alpha_bar):
-    """x_k, the samples x0 (B, ...) at their levels k (B,), in x0's dtype; noise is like x0.
+    """x_k: the samples x0 (B, ...), each at its level k (B,), in x0's dtype.
 
-    k holds ints in 0..T; alpha_bar is the float64 table (T + 1,).
+    k holds ints in 0..T; noise is like x0; alpha_bar is the float64 table
+    (T + 1,).
     """
     ### BEGIN SOLUTION
     ab = alpha_bar[k].to(x0.dtype).reshape(-1, *[1] * (x0.ndim - 1))
@@ -324,9 +329,11 @@ animate(
 
 # %% solution="posterior"
 def posterior(x0, x, k, beta, alpha_bar):
-    """(mean, variance) of x_{k-1} given x at level k and x0; both (B, ...), k (B,) holds ints in 1..T.
+    """(mean, variance) of x_{k-1}, given x at level k, and x0.
 
-    beta and alpha_bar are float64 tables (T + 1,). The results have x's dtype; the variance may be (B, 1, ..., 1).
+    x0 and x are (B, ...), k (B,) holds ints in 1..T; beta and alpha_bar are
+    float64 tables (T + 1,). The results have x's dtype; the variance may have
+    the shape (B, 1, ..., 1).
     """
 
     ### BEGIN SOLUTION
@@ -409,10 +416,11 @@ plt.show()
 
 # %% solution="loss"
 def loss(net, x0, k, noise, alpha_bar):
-    """The mean over all entries of the squared error of the predicted noise: a tensor without dimensions.
+    """The mean squared error of the predicted noise: a single number (tensor).
 
-    x0 and noise (B, ...); k (B,) ints in 1..T; alpha_bar is a table (T + 1,), so T is len(alpha_bar) - 1.
-    net(x, t) takes t = k / T, a float tensor (B,). Use your q_sample, or write the jump again.
+    x0 and noise are (B, ...), k (B,) holds ints in 1..T. net(x, t) takes
+    t = k / T, a float tensor (B,). alpha_bar is a table (T + 1,), so T is
+    len(alpha_bar) - 1. Use your q_sample, or write the jump again.
     """
     ### BEGIN SOLUTION
     T = len(alpha_bar) - 1
@@ -518,9 +526,10 @@ plt.show()
 # %% solution="ema_update"
 @torch.no_grad()
 def ema_update(ema, params, decay, step):
-    """The average after one more update: a new list of tensors; ema and params (lists as long) stay as they are.
+    """The average after one more update: a new list of tensors.
 
-    decay is in (0, 1), and step = 0 at the first update.
+    ema and params are lists of as many tensors, which stay as they are; decay
+    is in (0, 1); step is 0 at the first update.
     """
     ### BEGIN SOLUTION
     d = min(decay, (1 + step) / (10 + step))
@@ -664,10 +673,11 @@ plt.show()
 
 # %% solution="reverse_step"
 def reverse_step(net, x, k, beta, alpha_bar, z):
-    """x_{k-1} from x (B, ...) at level k, an int in 1..T; z is like x, standard normal, drawn for you.
+    """x_{k-1}, from x (B, ...) at level k, an int in 1..T.
 
-    net(x, t) predicts the noise; its t = k / T is a float tensor (B,) on x's device. beta and alpha_bar are tables
-    (T + 1,), so T is len(beta) - 1.
+    net(x, t) predicts the noise; its t = k / T is a float tensor (B,) on x's
+    device. beta and alpha_bar are tables (T + 1,), so T is len(beta) - 1.
+    z is like x, standard normal, drawn for you.
     """
     ### BEGIN SOLUTION
     t = torch.full((len(x),), k / (len(beta) - 1), device=x.device)
@@ -803,10 +813,11 @@ plt.show()
 
 # %% solution="ddim_step"
 def ddim_step(net, x, k, k_next, alpha_bar):
-    """x at the lower level k_next, from x (B, ...) at level k; ints with 0 <= k_next < k <= T.
+    """x at the lower level k_next, from x (B, ...) at level k.
 
-    net(x, t) predicts the noise; its t = k / T is a float tensor (B,) on x's device. alpha_bar is a table (T + 1,),
-    so T is len(alpha_bar) - 1.
+    k and k_next are ints, 0 <= k_next < k <= T. net(x, t) predicts the noise;
+    its t = k / T is a float tensor (B,) on x's device. alpha_bar is a table
+    (T + 1,), so T is len(alpha_bar) - 1.
     """
     ### BEGIN SOLUTION
     eps = net(x, torch.full((len(x),), k / (len(alpha_bar) - 1), device=x.device))
@@ -967,9 +978,10 @@ ask_the_oracle(broken_sampler, "the broken sampler")
 
 # %% solution="fix_the_sampler"
 def fix_the_sampler(net, x, beta, alpha_bar, noise):
-    """x_0 (B, ...), from x at level T by algorithm 2 with sigma_k^2 = beta_k; noise (T + 1, B, ...).
+    """x_0 (B, ...), from x at level T, by algorithm 2 with sigma_k^2 = beta_k.
 
-    noise[k] is the z of step k, and the last step adds none. beta and alpha_bar: tables (T + 1,).
+    noise (T + 1, B, ...): noise[k] is the z of step k; the last step adds none.
+    beta and alpha_bar are tables (T + 1,).
     """
     ### BEGIN SOLUTION
     T = len(beta) - 1
