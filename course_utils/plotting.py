@@ -8,6 +8,7 @@ import base64
 import hashlib
 import io
 import math
+from functools import cache, partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -94,7 +95,7 @@ class Animation:
         for i, frame in enumerate(self.frames):
             sheet.paste(frame, (i % columns * width, i // columns * height))
         webp = io.BytesIO()
-        sheet.save(webp, "WEBP", quality=50, method=6)
+        sheet.save(webp, "WEBP", quality=50, method=4)
         picture = base64.b64encode(webp.getvalue()).decode()
         values = {
             "ID": "film-" + hashlib.sha256(webp.getvalue()).hexdigest()[:10],
@@ -128,17 +129,20 @@ def animate(path, alt, truth=None, titles=None, color=MODEL, seconds=4.0, n_fram
     if len(path) < 2:
         raise ValueError(f"an animation needs at least two states, not {len(path)}")
     chosen = np.unique(np.linspace(0, len(path) - 1, min(n_frames, len(path))).round().astype(int))
-    frames, backgrounds = [], {}
+    truths = truth if isinstance(truth, (list, tuple)) else [truth] * len(path)
+    density = cache(partial(_density, limit=limit))  # one picture is often behind many frames
     figure = plt.figure(figsize=(3.6, 3.8), dpi=160, layout="constrained")
+    ax = _square(figure.add_subplot(), titles[0] if titles else None, limit)
+    background = None if truths[0] is None else _show_density(ax, density(truths[0]), limit)
+    (points,) = ax.plot([], [], ".", color=color, markersize=3.5, alpha=0.8, markeredgewidth=0)
+    frames = []
     for i in chosen:
-        figure.clear()
-        ax = _square(figure.add_subplot(), titles[i] if titles else None, limit)
-        exact = truth[i] if isinstance(truth, (list, tuple)) else truth
-        if exact is not None:
-            if id(exact) not in backgrounds:
-                backgrounds[id(exact)] = _density(exact, limit)
-            _show_density(ax, backgrounds[id(exact)], limit)
-        ax.plot(*_numpy(path[i]).T, ".", color=color, markersize=3.5, alpha=0.8, markeredgewidth=0)
+        points.set_data(*_numpy(path[i]).T)
+        if background is not None:
+            background.set_data(density(truths[i]))
+            background.autoscale()
+        if titles:
+            ax.set_title(titles[i], fontsize=10)
         figure.canvas.draw()
         frames.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB"))
     plt.close(figure)
@@ -198,7 +202,7 @@ def _density(mixture, limit, n=120):
 
 def _show_density(ax, density, limit):
     extent = (-limit, limit, -limit, limit)
-    ax.imshow(density, extent=extent, origin="lower", cmap=SHADE, norm=PowerNorm(0.5), interpolation="bilinear")
+    return ax.imshow(density, extent=extent, origin="lower", cmap=SHADE, norm=PowerNorm(0.5), interpolation="bilinear")
 
 
 def _shade(ax, mixture, limit):
