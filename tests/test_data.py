@@ -28,6 +28,17 @@ def test_the_exact_distribution_is_standardised_exactly(name):
 
 
 @pytest.mark.parametrize("name", NOISE)
+def test_the_exact_distribution_in_original_coordinates(name):
+    """The same density, seen through the map back: p(map(x)) scale^2 = p_standardised(x)."""
+    x = toy_2d(name, 50, seed=0).double()
+    original = toy_mixture(name, standardised=False)
+    assert original.std[0].item() == pytest.approx(NOISE[name])
+    scale = (unstandardise(name, torch.eye(2).double()).diff(dim=0).norm() / math.sqrt(2)).item()
+    log_prob = original.log_prob(unstandardise(name, x)) + 2 * math.log(scale)
+    torch.testing.assert_close(log_prob, toy_mixture(name).log_prob(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NOISE)
 def test_the_mixture_is_the_distribution_of_the_data(name):
     n = 1000
     assert energy_test(toy_2d(name, n, seed=0), toy_mixture(name).sample(n, torch.Generator().manual_seed(1))) < 1

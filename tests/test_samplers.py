@@ -17,6 +17,7 @@ from course_utils.schedules import (
     CosineSchedule,
     DiscreteSchedule,
     LinearSchedule,
+    QuadraticSchedule,
     SigmoidSchedule,
     VESchedule,
 )
@@ -64,7 +65,7 @@ def name(thing):
 # ---- the destination
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("schedule", [*SCHEDULES, QuadraticSchedule()], ids=repr)
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
 def test_reaches_the_exact_mixture(sampler, schedule):
     n = 1000
