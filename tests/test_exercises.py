@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from course_utils.denoiser import Denoiser, diffusion_loss
-from course_utils.exercises import EXERCISES, Exercise, __main__, check, grade
+from course_utils.exercises import EXERCISES, Exercise, __main__, check, grade, working
 from course_utils.exercises.__main__ import student
+from course_utils.exercises.comparing import difference
 from course_utils.exercises.ddpm_2d import ToyNet, gaussian_net, schedule_of
 from course_utils.samplers import ddim, ddpm
 from course_utils.schedules import LinearSchedule, QuadraticSchedule
@@ -219,6 +220,45 @@ def test_an_answer_that_raises_is_told_its_own_line(exercise, capsys):
     assert not shown.err and "Traceback" not in shown.out and "course_utils/" not in shown.out
 
 
+LONG = {
+    "a list of numbers": [0.5] * 1001,
+    "a list of lists": [[0.5] * 100] * 100,
+    "a list of tensors": [torch.zeros(3)] * 1001,
+    "a tuple": (0.5,) * 1001,
+    "a dict": {i: i for i in range(1001)},
+    "a text": "long" * 5000,
+}
+
+
+@each_exercise
+@pytest.mark.parametrize("kind", LONG)
+def test_a_long_answer_gets_a_short_message(exercise, kind):
+    result = exercise.grade(lambda *inputs: LONG[kind])
+    assert not result and result.misconception is None
+    assert len(result.message) < 600 and len(result.reason) < 600
+
+
+@each_exercise
+def test_a_long_error_gets_a_short_message(exercise):
+    def answer(*inputs):
+        raise ValueError("long " * 5000)
+
+    result = exercise.grade(answer)
+    assert "raised ValueError: long long" in result.reason and len(result.message) < 600
+
+
+def test_a_list_in_place_of_a_tensor_is_told(capsys):
+    check("ddpm_2d.alpha_bar", lambda beta: (1 - beta).cumprod(0).tolist())
+    assert "alpha_bar is a list of 1001; it should be a torch tensor" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("n, words", [(0, "a list of 0"), (1, "is missing"), (3, "returns 3")])
+def test_a_list_of_another_length_is_refused(n, words):
+    right = right_answer(EXERCISES["ddpm_2d.ema_update"])
+    result = EXERCISES["ddpm_2d.ema_update"].grade(lambda *inputs: (right(*inputs) * 2)[:n])
+    assert not result and words in result.reason
+
+
 @pytest.mark.parametrize("exercise", [e for e in EXERCISES.values() if e.name != "quadratic_betas"])  # it takes numbers
 def test_an_answer_that_changes_its_inputs_is_refused(exercise):
     answer = right_answer(exercise)
@@ -295,8 +335,80 @@ def test_an_error_is_excused_only_where_there_are_no_numbers(exercise, error):
     assert not exercise.grade(answer)
 
 
+@torch.no_grad()
+def averaged_in_place(ema, params, decay, step):
+    d = min(decay, (1 + step) / (10 + step))
+    for e, p in zip(ema, params, strict=True):
+        e.mul_(d).add_(p, alpha=1 - d)
+    return ema
+
+
+@pytest.mark.parametrize("answer", [averaged_in_place, averaged_in_place.__wrapped__])
+def test_right_numbers_in_a_wrong_way_are_not_taken_for_wrong_numbers(answer):
+    result = EXERCISES["ddpm_2d.ema_update"].grade(answer)
+    assert "changes its input ema in place" in result.reason and result.misconception is None
+
+
+def test_another_error_is_not_taken_for_a_misconceptions():
+    exercise = EXERCISES["ddpm_2d.q_sample"]
+    name = "points_only"  # raises for pictures, as the shapes don't fit
+
+    def answer(*inputs, error=None):
+        try:
+            return exercise.misconceptions[name](*copy.deepcopy(inputs))
+        except RuntimeError as raised:
+            raise error or raised from None
+
+    exercise = copy.copy(exercise)
+    exercise.allows = ("course_utils", "the exercise's own answer")
+    assert exercise.grade(answer).misconception == name
+    for error in (RuntimeError("no memory left"), ValueError("a size")):
+        assert exercise.grade(functools.partial(answer, error=error)).misconception is None
+
+
+def test_two_results_are_not_alike_for_a_common_nan():
+    nan, inf = math.nan, math.inf
+
+    def alike(expected, got):
+        return not difference({"x": torch.tensor(expected)}, {"x": torch.tensor(got)}, same_nan=True)
+
+    assert alike([nan, 1.0, inf], [nan, 1.0, inf])
+    assert not alike([nan, 1.0], [nan, 2.0]) and not alike([inf, 1.0], [inf, 2.0])
+    assert not alike([nan, 1.0], [1.0, 1.0]) and not alike([1.0, 1.0], [nan, 1.0]) and not alike([inf], [-inf])
+
+
+def test_reading_on_is_a_full_address_where_the_site_is_known(monkeypatch, capsys):
+    mistake = EXERCISES["ddpm_2d.alpha_bar"].misconceptions["root_taken"]
+    answer = student(EXERCISES["ddpm_2d.alpha_bar"], mistake)
+    monkeypatch.delenv("COURSE_SITE", raising=False)
+    check("ddpm_2d.alpha_bar", answer)
+    assert "Read on: ddpm_2d.html#schedules\n" in capsys.readouterr().out
+    monkeypatch.setenv("COURSE_SITE", "https://example.org/course/")
+    check("ddpm_2d.alpha_bar", answer)
+    assert "Read on: https://example.org/course/book/ddpm_2d.html#schedules\n" in capsys.readouterr().out
+    with pytest.raises(AssertionError, match="Read on: https://example.org/course/book/ddpm_2d.html#schedules$"):
+        grade("ddpm_2d.alpha_bar", answer)
+
+
+def test_a_lab_goes_on_with_the_students_answer_or_the_courses(capsys):
+    exercise = EXERCISES["ddpm_2d.q_sample"]
+    right, wrong = right_answer(exercise), student(exercise, exercise.misconceptions["swapped"])
+    assert working(exercise.id, {"q_sample": right}) is right
+    assert not capsys.readouterr().out
+    for namespace in ({}, {"q_sample": wrong}, {"q_sample": stub}, {"q_sample": 3}):
+        assert working(exercise.id, namespace) is exercise.reference
+        assert capsys.readouterr().out == "(q_sample: yours is not ready, so the course's stands in)\n"
+
+
+def test_the_function_that_stands_in_is_not_an_answer():
+    def answer(*inputs):
+        return working("ddpm_2d.q_sample", {})(*inputs)
+
+    assert "hands the work to" in EXERCISES["ddpm_2d.q_sample"].grade(answer).reason
+
+
 def test_an_unknown_exercise_is_named():
-    for judge in (check, grade):
+    for judge in (check, grade, working):
         with pytest.raises(ValueError, match="there is no exercise 'ddpm_2d.qsample': did you mean 'ddpm_2d.q_sample'"):
             judge("ddpm_2d.qsample", stub)
     with pytest.raises(ValueError, match="there are ddpm_2d.quadratic_betas"):

@@ -16,21 +16,28 @@ class Difference:
 
 
 def parts(value, returns):
-    """A result as a dict name -> value: `returns` is the name of the one result, or a tuple of names."""
-    several = isinstance(value, (tuple, list))
+    """A result as a dict name -> value.
+
+    `returns` is the name of the one result, a tuple of names, or a list of one name: that of a list of any length.
+    """
+    several = isinstance(value, (tuple, list)) and len(value) > 0
     if isinstance(returns, tuple):
         return dict(zip(returns, value, strict=True)) if several and len(value) == len(returns) else {"": value}
-    return {f"{returns}[{i}]": v for i, v in enumerate(value)} if several else {returns: value}
+    if isinstance(returns, list):
+        name = returns[0]
+        return {f"{name}[{i}]": v for i, v in enumerate(value)} if several else {name: value}
+    return {returns: value}
 
 
 def difference(expected, got, tolerance=TOLERANCE, same_nan=False, values_only=False):
     """The first Difference between two dicts name -> tensor, or None where they agree within the tolerance.
 
-    With `same_nan`, NaN and infinity equal themselves; with `values_only`, dtypes and gradients do not matter.
+    With `same_nan`, NaN equals itself; with `values_only`, dtypes and gradients do not matter.
     """
     if not set(expected) & set(got):
-        found = ", ".join(got) if len(got) > 1 else kind(*got.values())
-        return Difference(f"{listed(expected)} asked for, but the answer returns {found}")
+        return Difference(f"{listed(expected)} asked for, but the answer returns {kind(*got.values())}")
+    if len(got) > len(expected):
+        return Difference(f"{listed(expected)} asked for, but the answer returns {len(got)}")
     for name, value in expected.items():
         if name not in got:
             return Difference(f"{name} is missing")
@@ -62,13 +69,12 @@ def value_difference(name, expected, got, tolerance=TOLERANCE, same_nan=False):
         return None
     limit = tolerance.get(expected.dtype, 1e-4)
     got, expected = got.detach().double(), expected.detach().double()
-    if same_nan:
-        got, expected = got.nan_to_num(1e30), expected.nan_to_num(1e30)
-    missing = int(got.isnan().sum())
-    if missing:
-        return Difference(f"{name} is NaN (not a number) in {missing} of {got.numel()} entries")
-    error = torch.where(got == expected, 0.0, (got - expected).abs())
-    limit *= max(1.0, expected.abs().max().item())
+    missing = got.isnan()
+    if missing.any() and not same_nan:
+        return Difference(f"{name} is NaN (not a number) in {int(missing.sum())} of {got.numel()} entries")
+    alike = (got == expected) | (missing & expected.isnan())  # infinity, too, equals itself
+    error = torch.where(alike, 0.0, (got - expected).abs())
+    limit *= max(1.0, expected.nan_to_num(0, 0, 0).abs().max().item())
     if bool((error <= limit).all()):
         return None
     at = torch.unravel_index(error.argmax(), error.shape)

@@ -254,6 +254,11 @@ def product_of_betas(beta):
     return torch.cat([beta.new_ones(1), beta[1:].cumprod(0)])
 
 
+@alpha_bar.misconception("This is the product of the betas, 0 everywhere as beta[0] is 0: multiply up 1 - beta.")
+def product_of_betas_from_zero(beta):
+    return beta.cumprod(0)
+
+
 @alpha_bar.misconception("These are the alphas, 1 - beta of a single step: multiply them up.")
 def alphas_of_a_step(beta):
     return 1 - beta
@@ -545,6 +550,12 @@ def variance_not_broadcast(x0, x, k, beta, alpha_bar):
     return of_x0 * x0 + of_x * x, variance.flatten()
 
 
+@posterior.misconception("The tables are float64 and made the results float64: bring their entries to x.dtype.")
+def posterior_left_in_float64(x0, x, k, beta, alpha_bar):
+    of_x0, of_x, variance = coefficients(k, beta, alpha_bar, x.double())
+    return of_x0 * x0 + of_x * x, variance
+
+
 @posterior.equivalent
 def by_conditioning_a_gaussian(x0, x, k, beta, alpha_bar):
     ab, ab_before = at(alpha_bar, k, x), at(alpha_bar, k - 1, x)
@@ -646,6 +657,20 @@ def level_for_time(net, x0, k, noise, alpha_bar):
 def length_for_levels(net, x0, k, noise, alpha_bar):
     x = mixed(x0, noise, at(alpha_bar, k, x0))
     return (net(x, k / len(alpha_bar)) - noise).square().mean()
+
+
+@loss.misconception("The time is k / 1000, right for one table only: T is len(alpha_bar) - 1.", read="network")
+def loss_with_thousand_levels(net, x0, k, noise, alpha_bar):
+    x = mixed(x0, noise, at(alpha_bar, k, x0))
+    return (net(x, k / 1000) - noise).square().mean()
+
+
+@loss.misconception(
+    "The time is k / 200, with the T of the notebook: take T from the table that is given.", read="network"
+)
+def loss_with_the_notebooks_levels(net, x0, k, noise, alpha_bar):
+    x = mixed(x0, noise, at(alpha_bar, k, x0))
+    return (net(x, k / 200) - noise).square().mean()
 
 
 @loss.misconception("The network is compared with the clean data: it predicts the noise that was added.")
@@ -867,6 +892,22 @@ def step_at_next_time(net, x, k, beta, alpha_bar, z):
     return with_posterior_noise(mean, z, k, beta, alpha_bar)
 
 
+@reverse_step.misconception("The time is k / 1000, right for one table only: T is len(beta) - 1.", read="network")
+def step_with_thousand_levels(net, x, k, beta, alpha_bar, z):
+    eps = noise_at(net, x, k, 1000)
+    mean = mean_of_step(x, eps, k, beta, alpha_bar)
+    return with_posterior_noise(mean, z, k, beta, alpha_bar)
+
+
+@reverse_step.misconception(
+    "The time is k / 200, with the T of the notebook: take T from the tables that are given.", read="network"
+)
+def step_with_the_notebooks_levels(net, x, k, beta, alpha_bar, z):
+    eps = noise_at(net, x, k, 200)
+    mean = mean_of_step(x, eps, k, beta, alpha_bar)
+    return with_posterior_noise(mean, z, k, beta, alpha_bar)
+
+
 @reverse_step.misconception(
     "x is clipped to [-1, 1]: a third of normal noise lies outside. What has a range is x0_hat, not x."
 )
@@ -920,7 +961,7 @@ ema_update = Exercise(
     contract="ema_update(ema, params, decay, step) is a new list of tensors, d ema + (1 - d) params one by one with "
     "d = min(decay, (1 + step) / (10 + step)); both lists stay as they are, and no gradient is recorded.",
     section="ema",
-    returns="average",
+    returns=["average"],
     finished=("course_utils.training.ema_model", "course_utils.training.warmed_up"),
 )
 
@@ -1008,6 +1049,16 @@ def weights_sum_above_one(ema, params, decay, step):
 @ema_update.misconception("These are the current weights: nothing is averaged.")
 def current_weights(ema, params, decay, step):
     return blended(ema, params, 0, 1)
+
+
+@ema_update.misconception(
+    "The average does not change: e = ... in a loop renames e and leaves the list as it is. Build a new list."
+)
+def only_renamed(ema, params, decay, step):
+    d = warm(decay, step)
+    for e, p in zip(ema, params, strict=True):
+        e = d * e + (1 - d) * p
+    return ema
 
 
 @ema_update.misconception("The average records its gradient: its graph grows with every step. Use torch.no_grad().")
@@ -1177,6 +1228,22 @@ def no_noise_put_back(net, x, k, k_next, alpha_bar):
 def ddim_at_level_k(net, x, k, k_next, alpha_bar):
     ab, ab_next = alpha_bar[k], alpha_bar[k_next]
     eps = noise_at(net, x, k, 1)
+    return mixed(without_noise(x, eps, ab), eps, ab_next)
+
+
+@ddim_step.misconception("The time is k / 1000, right for one table only: T is len(alpha_bar) - 1.", read="network")
+def ddim_with_thousand_levels(net, x, k, k_next, alpha_bar):
+    ab, ab_next = alpha_bar[k], alpha_bar[k_next]
+    eps = noise_at(net, x, k, 1000)
+    return mixed(without_noise(x, eps, ab), eps, ab_next)
+
+
+@ddim_step.misconception(
+    "The time is k / 200, with the T of the notebook: take T from the table that is given.", read="network"
+)
+def ddim_with_the_notebooks_levels(net, x, k, k_next, alpha_bar):
+    ab, ab_next = alpha_bar[k], alpha_bar[k_next]
+    eps = noise_at(net, x, k, 200)
     return mixed(without_noise(x, eps, ab), eps, ab_next)
 
 

@@ -21,6 +21,8 @@ An exercise file reads as a short story::
 import ast
 import copy
 import inspect
+import os
+import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,6 +44,12 @@ class Misconception:
 
     def __call__(self, *inputs):
         return self.function(*inputs)
+
+    @property
+    def link(self):
+        """Where to read on, in full where COURSE_SITE says where the site is: a lab's set-up cell sets it."""
+        site = os.environ.get("COURSE_SITE")
+        return f"{site}book/{self.read}" if site else self.read
 
 
 @dataclass
@@ -69,8 +77,9 @@ class Result:
 class Exercise:
     """One exercise; `reference`, `cases`, `misconceptions` and `equivalents` are filled in by the decorators.
 
-    `returns` names the result, or is a tuple of names; `section` is a heading of the chapter's page; `finished` names
-    what course_utils has in its place; `allows` lists dotted prefixes in course_utils that an answer may call.
+    `returns` names the result; it is a tuple of names for several, [name] for a list of any length. `section` is a
+    heading of the chapter's page; `finished` names what course_utils has in its place; `allows` lists dotted prefixes
+    in course_utils that an answer may call.
     """
 
     id: str
@@ -78,7 +87,7 @@ class Exercise:
     points: int
     contract: str
     section: str
-    returns: str | tuple
+    returns: str | tuple | list
     finished: tuple = ()
     allows: tuple = ()
     tolerance: dict = field(default_factory=lambda: TOLERANCE)
@@ -170,7 +179,7 @@ class Exercise:
         try:
             signature.bind(*inputs.values())
         except TypeError:
-            return f"it is called as {self.name}({', '.join(inputs)}), but yours takes {signature}"
+            return f"it is called as {self.name}({', '.join(inputs)}), but yours takes {brief(signature)}"
         return ""
 
     def problem(self, inputs, outcome):
@@ -178,9 +187,8 @@ class Exercise:
         if outcome.error is not None:
             if outcome.wants_numbers and without_numbers(inputs):
                 return "", ""
-            text = textwrap.shorten(str(outcome.error), 300)
-            at = f" ({outcome.line})" if outcome.line else ""
-            return f"your code raised {type(outcome.error).__name__}: {text}{at}", ""
+            at = f" ({brief(outcome.line)})" if outcome.line else ""
+            return f"your code raised {type(outcome.error).__name__}: {brief(outcome.error)}{at}", ""
         found = difference(self.expected(inputs), self.seen(outcome), self.tolerance) or Difference()
         if outcome.changed:
             changed = f"it changes its input {' and '.join(outcome.changed)} in place: work on a copy"
@@ -210,8 +218,9 @@ class Exercise:
         return None
 
     def same(self, theirs, outcome, alike):
+        """Whether a misconception's outcome is the answer's: a like error, or the same result (`alike`: in value)."""
         if theirs.error or outcome.error:
-            return type(theirs.error) is type(outcome.error)
+            return like(theirs.error, outcome.error)
         if not alike and theirs.changed != outcome.changed:
             return False
         return not difference(self.seen(theirs), self.seen(outcome), self.tolerance, same_nan=True, values_only=alike)
@@ -245,8 +254,8 @@ class Exercise:
             lines.append(f"  The case: {case}, {summary(inputs)}")
         if mistake:
             known = self.misconceptions[mistake]
-            lines += [f"  {known.sentence}", f"  Read on: {known.read}"]
-            reason += f". {known.sentence} Read on: {known.read}"
+            lines += [f"  {known.sentence}", f"  Read on: {known.link}"]
+            reason += f". {known.sentence} Read on: {known.link}"
         return Result(False, "\n".join(lines), reason, case, mistake, printed)
 
     # ---- as text ----------------------------------------------------------------------------------------------------
@@ -256,6 +265,17 @@ class Exercise:
         function = inspect.unwrap(getattr(function, "function", function))
         texts = [source(h) for h in helpers(function)] + [source(function, self.name)]
         return "\n\n\n".join(["import math\n\nimport torch", *texts]) + "\n"
+
+
+def brief(text, limit=200):
+    """A text of any length in one line of at most `limit` characters."""
+    text = " ".join(str(text).split())
+    return text if len(text) <= limit else f"{text[: limit - 4]} ..."
+
+
+def like(error, other):
+    """Whether two errors say the same but for their numbers (shapes, lines); None is like None."""
+    return type(error) is type(other) and re.sub(r"\d+", "#", str(error)) == re.sub(r"\d+", "#", str(other))
 
 
 def without_numbers(inputs):
