@@ -107,12 +107,12 @@ def colab(tmp_path_factory, public_copy):
     return run
 
 
-def test_all_set_up_cells_are_the_same():
+def test_all_set_up_cells_install_alike():
     paths = sorted((ROOT / "notebooks").rglob("*.ipynb"))
-    texts = [[cell.source for cell in nbformat.read(path, as_version=4).cells] for path in paths]
-    assert len(texts) > 1
-    assert all(sum(source.startswith("# Set-up.") for source in sources) == 1 for sources in texts)
-    assert len({source for sources in texts for source in sources if source.startswith("# Set-up.")}) == 1
+    cells = [cell for path in paths for cell in nbformat.read(path, as_version=4).cells]
+    install = [cell.source.split("\n\n")[0] for cell in cells if cell.source.startswith("# Set-up.")]
+    assert len(install) == len(paths) > 1  # one a notebook
+    assert len(set(install)) == 1 and "%pip install" in install[0]
 
 
 @pytest.mark.slow

@@ -27,11 +27,6 @@ INLINE = re.compile(
     r"|(?<=[)\]`])\{(?=[.#]|\w+=)[^}]*\}",
     re.DOTALL,
 )
-ADMONITIONS = "attention caution danger error hint important note seealso tip warning".split()
-QUOTES = "admonition topic sidebar margin epigraph pull-quote exercise".split()
-FOLDED = "dropdown solution".split()
-TRANSPARENT = "tab-set grid div container only table card-carousel".split()
-DROPPED = "toctree tableofcontents contents index tab-set-code".split()
 VERBATIM = "fence colon_fence code_block html_block math_block amsmath".split()
 UNKNOWN = (
     "is unknown to the chapters' notebooks: use another, or say in course_utils/authoring/myst.py how it reads there"
@@ -188,52 +183,75 @@ class Converter:
         return f"$$\n{tex.strip()}{tag}\n$$"
 
     def directive(self, directive, line):
-        """The plain markdown of one directive."""
-        name, body = directive.name, directive.body
-        kind = name.removeprefix("prf:")
-        if name in DROPPED or (name == "raw" and directive.argument != "html"):
-            return ""
-        if name == "raw":
-            return body
-        if name in ("code-block", "code"):
-            return f"```{directive.argument}\n{body}\n```"
-        if name == "math":
-            return self._formula(f"{directive.argument}\n{body}", directive.label)
-        if name in ("figure", "image"):
-            return self._picture(directive, line)
-        if name == "bibliography":
-            return f"[The references]({self.book.address.page('book/references')})"
-        if name == "glossary":
-            lines = [f"- **{text}**:" if text[:1].strip() else text for text in body.split("\n")]
-            return self.inline("\n".join(lines), directive.line)
-        if name.split(":")[0] == "glue":
-            return f"*(`{directive.argument}` is printed above)*"
-        if name in ADMONITIONS:
-            body = f"{directive.argument}\n{body}" if directive.argument else body
-            title = "See also" if name == "seealso" else name.capitalize()
-            return self._boxed(directive, title, self.convert(body, directive.line - bool(directive.argument)))
-        title = self.inline(directive.argument, line)
-        if name in ("button-ref", "button-link"):
-            link = (
-                directive.argument if name == "button-link" else self._option_link(directive, "ref", directive.argument)
-            )
-            return f"[{self.inline(body, directive.line) or title}]({link})"
-        if name in ("card", "grid-item-card"):
-            return self._card(directive, title)
-        content = self.convert(body, directive.line)
-        if name == "tab-item":
-            return f"**{title}**\n\n{content}"
-        if name in TRANSPARENT or name == "grid-item":
-            return f"*{title}*\n\n{content}" if name == "table" and title else content
-        if name in FOLDED:
-            return _folded(title or name.capitalize(), content, is_open="open" in directive.options)
-        if name in QUOTES or kind != name:
-            is_plain = name in ("admonition", "epigraph", "pull-quote", "sidebar", "margin", "topic")
-            heading = title if is_plain else f"{kind.capitalize()}: {title}" if title else kind.capitalize()
-            return self._boxed(directive, heading, content)
-        if name == "code-cell":
-            raise self.error(line, "a code-cell inside another directive is never run: move it out")
-        raise self.error(line, f"the directive {{{name}}} {UNKNOWN}")
+        """The plain markdown of one directive; `line` is where it begins."""
+        render = RENDER.get(directive.name)
+        if directive.name.startswith("prf:"):
+            render = Converter._statement
+        if render is None:
+            raise self.error(line, f"the directive {{{directive.name}}} {UNKNOWN}")
+        return render(self, directive, line)
+
+    def _content(self, directive):
+        return self.convert(directive.body, directive.line)
+
+    def _title(self, directive, line):
+        return self.inline(directive.argument, line)
+
+    def _nothing(self, directive, line):
+        return ""
+
+    def _only_content(self, directive, line):
+        return self._content(directive)
+
+    def _raw(self, directive, line):
+        return directive.body if directive.argument == "html" else ""
+
+    def _listing(self, directive, line):
+        return f"```{directive.argument}\n{directive.body}\n```"
+
+    def _displayed(self, directive, line):
+        return self._formula(f"{directive.argument}\n{directive.body}", directive.label)
+
+    def _references(self, directive, line):
+        return f"[The references]({self.book.address.page('book/references')})"
+
+    def _glossary(self, directive, line):
+        lines = [f"- **{text}**:" if text[:1].strip() else text for text in directive.body.split("\n")]
+        return self.inline("\n".join(lines), directive.line)
+
+    def _glued(self, directive, line):
+        return f"*(`{directive.argument}` is printed above)*"
+
+    def _nested_code(self, directive, line):
+        raise self.error(line, "a code-cell inside another directive is never run: move it out")
+
+    def _picture(self, directive, line):
+        alt = directive.options.get("alt", "").replace("\n", " ")
+        picture = f"![{alt}]({self._link(directive.argument, line)})"
+        return f"{picture}\n\n{self._content(directive)}".strip()
+
+    def _table(self, directive, line):
+        return f"*{self._title(directive, line)}*\n\n{self._content(directive)}"
+
+    def _tab(self, directive, line):
+        return f"**{self._title(directive, line)}**\n\n{self._content(directive)}"
+
+    def _admonition(self, directive, line):
+        title = "See also" if directive.name == "seealso" else directive.name.capitalize()
+        first = self._title(directive, line)  # text on the first line belongs to the body
+        return self._boxed(directive, title, f"{first}\n{self._content(directive)}".strip())
+
+    def _quote(self, directive, line):
+        return self._boxed(directive, self._title(directive, line), self._content(directive))
+
+    def _statement(self, directive, line):
+        """A theorem, a proof, an exercise: its kind stands before its title."""
+        kind, title = directive.name.removeprefix("prf:").capitalize(), self._title(directive, line)
+        return self._boxed(directive, f"{kind}: {title}" if title else kind, self._content(directive))
+
+    def _fold(self, directive, line):
+        title = self._title(directive, line) or directive.name.capitalize()
+        return _folded(title, self._content(directive), is_open="open" in directive.options)
 
     def _boxed(self, directive, title, content):
         if "dropdown" in str(directive.options.get("class", "")):
@@ -241,8 +259,13 @@ class Converter:
         text = f"**{title}**\n\n{content}" if title else content
         return "\n".join(f"> {line}".rstrip() for line in text.split("\n"))
 
-    def _card(self, directive, title):
-        link = self._option_link(directive, "link")
+    def _button(self, directive, line):
+        is_address = directive.name == "button-link"
+        link = directive.argument if is_address else self._option_link(directive, "ref", directive.argument)
+        return f"[{self._content(directive) or self._title(directive, line)}]({link})"
+
+    def _card(self, directive, line):
+        title, link = self._title(directive, line), self._option_link(directive, "link")
         title = f"[{title}]({link})" if link and title else title
         content = self.convert(re.sub(r"^(\^\^\^|\+\+\+).*$", "", directive.body, flags=re.M), directive.line)
         return f"**{title}**\n\n{content}" if title else content
@@ -256,11 +279,6 @@ class Converter:
             return target
         find = self._doc if how in ("doc", "any") else self._label
         return find(target, directive.line)[0]
-
-    def _picture(self, directive, line):
-        alt = directive.options.get("alt", "").replace("\n", " ")
-        picture = f"![{alt}]({self._link(directive.argument, line)})"
-        return f"{picture}\n\n{self.convert(directive.body, directive.line)}".strip()
 
     def inline(self, text, line):
         """`text` with its roles, relative links and attributes turned to plain markdown."""
@@ -373,6 +391,29 @@ class Converter:
 
 
 KEEP = object()
+# How each directive reads in a notebook.
+RENDER = {
+    **dict.fromkeys(
+        "attention caution danger error hint important note seealso tip warning".split(), Converter._admonition
+    ),
+    **dict.fromkeys("admonition topic sidebar margin epigraph pull-quote".split(), Converter._quote),
+    **dict.fromkeys("dropdown solution".split(), Converter._fold),
+    **dict.fromkeys("tab-set grid grid-item div container only".split(), Converter._only_content),
+    **dict.fromkeys("toctree tableofcontents contents index".split(), Converter._nothing),
+    **dict.fromkeys("figure image".split(), Converter._picture),
+    **dict.fromkeys("card grid-item-card".split(), Converter._card),
+    **dict.fromkeys("button-ref button-link".split(), Converter._button),
+    **dict.fromkeys("code code-block".split(), Converter._listing),
+    **dict.fromkeys("glue glue:any glue:figure".split(), Converter._glued),
+    "exercise": Converter._statement,
+    "tab-item": Converter._tab,
+    "table": Converter._table,
+    "math": Converter._displayed,
+    "raw": Converter._raw,
+    "glossary": Converter._glossary,
+    "bibliography": Converter._references,
+    "code-cell": Converter._nested_code,
+}
 
 
 def _folded(title, content, is_open=False):
