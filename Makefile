@@ -51,7 +51,7 @@ demo-class: $(ENV)  ## make a small made-up class of submissions to grade (COURS
 	@python -m course_utils.grading.demo --course "$(COURSE)"
 
 lab: $(ENV)  ## open JupyterLab with nbgrader's formgrader (COURSE=folder)
-	@COURSE="$(COURSE)" jupyter lab --notebook-dir "$(COURSE)"
+	@COURSE="$(COURSE)" jupyter lab --notebook-dir "$(COURSE)" $(if $(filter 0,$(shell id -u)),--allow-root)
 
 bench: $(ENV)  ## measure: print the benchmarks' tables
 	@shopt -s nullglob; for file in benchmarks/[!_]*.py; do echo; echo "== $$file"; python $$file; done

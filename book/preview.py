@@ -20,8 +20,8 @@ from course_utils.training import batches, fit
 torch.manual_seed(0)
 schedule, exact = CosineSchedule(), toy_mixture("moons")
 denoiser = Denoiser(MLP(), schedule, "v")  # at t = 1 nearly no signal is left to divide by: "eps" would not do
-data = toy_2d("moons", 100_000, seed=0)
-denoise, losses = fit(denoiser, diffusion_loss, batches(data, 512), n_steps=6000)
+data = toy_2d("moons", 10_000, seed=0)
+denoise, losses = fit(denoiser, diffusion_loss, batches(data, 256), n_steps=4000)
 
 times = schedule.timesteps(50)
 x = schedule.prior(2000, 2)
