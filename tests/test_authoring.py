@@ -105,10 +105,12 @@ def test_ids_are_unique(released):
 def test_badge_and_setup_use_the_configured_address(tmp_path):
     path = small_repository(tmp_path)
     config = tmp_path / "_config.yml"
-    config.write_text(config.read_text().replace("ORG/REPO", "someone/elsewhere"))
+    text = config.read_text().replace("ORG.github.io/REPO", "someone.github.io/elsewhere")
+    config.write_text(text.replace("ORG/REPO", "someone/elsewhere"))
     text = to_text(student_notebook(path))
     assert "colab.research.google.com/github/someone/elsewhere/blob/main/notebooks/03_small/03_small.ipynb" in text
     assert "git+https://github.com/someone/elsewhere" in text
+    assert r"os.environ[\"COURSE_SITE\"] = \"https://someone.github.io/elsewhere/\"" in text
     assert "ORG/REPO" not in text
 
 

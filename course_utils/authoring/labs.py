@@ -30,6 +30,11 @@ from .errors import AuthoringError
 from .myst import Book, Converter, Page
 from .notebook import assemble, badge_cell, setup_cell
 
+READ_ON = """
+
+import os
+
+os.environ["COURSE_SITE"] = "{website}"  # where a check says to read on"""
 KINDS = ("solution", "tests", "essay")
 REGIONS = {"solution": "SOLUTION", "tests": "HIDDEN TESTS", "essay": None, None: None}
 ANSWER_HERE = "*Write your answer here (double-click).*"
@@ -80,6 +85,7 @@ def source_notebook(path, exercises=None):
     _link_to_website(cells, root, path)
     title, *rest = [_notebook_cell(cell) for cell in cells]
     badge, setup = badge_cell(address, f"notebooks/{lab}/{lab}.ipynb"), setup_cell(address)
+    setup.source += READ_ON.format(website=address.website)
     setup.metadata["nbgrader"] = _metadata("setup", locked=True)
     return assemble([badge, title, setup, *rest])
 
