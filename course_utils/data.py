@@ -102,12 +102,12 @@ def _ring():
     return np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
-def _sklearn(make, columns=(0, 1), **options):
+def _sklearn(make, columns=(0, 1), middle=None, **options):
     def draw(n, rng):
         from sklearn import datasets  # on demand: it takes longer to import than all else here
 
         x, y = getattr(datasets, make)(n, random_state=rng, **options)
-        return x[:, columns], (y if y.dtype.kind == "i" else y > np.median(y))
+        return x[:, columns], (y if middle is None else np.atleast_1d(y) > middle)
 
     return draw
 
@@ -126,8 +126,8 @@ def _draw_checkerboard(n, rng):
 _DRAW = {
     "moons": _sklearn("make_moons", noise=NOISE["moons"]),
     "circles": _sklearn("make_circles", noise=NOISE["circles"], factor=0.5),
-    "swiss_roll": _sklearn("make_swiss_roll", columns=(0, 2), noise=NOISE["swiss_roll"]),
-    "s_curve": _sklearn("make_s_curve", columns=(0, 2), noise=NOISE["s_curve"]),
+    "swiss_roll": _sklearn("make_swiss_roll", columns=(0, 2), middle=3 * math.pi, noise=NOISE["swiss_roll"]),
+    "s_curve": _sklearn("make_s_curve", columns=(0, 2), middle=0, noise=NOISE["s_curve"]),
     "mixture": _draw_mixture,
     "checkerboard": _draw_checkerboard,
 }

@@ -107,7 +107,8 @@ def test_seeds_and_labels(name):
     assert not torch.equal(toy_2d(name, 40), toy_2d(name, 40))
     assert y.shape == (40,) and y.dtype == torch.long
     assert y.unique().tolist() == list(range(y.max() + 1)) and y.max() >= 1
-    assert toy_2d(name, 1).shape == (1, 2)
+    x, y = toy_2d(name, 1, return_labels=True)
+    assert x.shape == (1, 2) and y.shape == (1,)
 
 
 @pytest.mark.parametrize("name", TOY_SETS)
