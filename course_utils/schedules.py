@@ -39,22 +39,29 @@ class NoiseSchedule:
         return 2 * (torch.log(self.alpha(t)) - torch.log(self.sigma(t)))
 
     def at(self, t, x):
-        """(alpha, sigma) at times t (a float, or (B,) for x of shape (B, ...)), ready to multiply x."""
-        t = torch.as_tensor(t, dtype=torch.float64).to(x.device) if not torch.is_tensor(t) else t.to(x.device)
+        """(alpha, sigma) at times t (a float, or (B,) for x of shape (B, ...)), ready to multiply x.
+
+        Raises TypeError where x is no tensor of floats, ValueError where t has another shape or leaves [0, 1].
+        """
+        if not (torch.is_tensor(x) and x.is_floating_point()):  # in whole numbers alpha and sigma would become 0
+            raise TypeError(
+                f"samples are a tensor of floats, not {x.dtype if torch.is_tensor(x) else type(x).__name__}"
+            )
+        t = torch.as_tensor(t, dtype=None if torch.is_tensor(t) else torch.float64)
         if t.ndim > 1 or (t.ndim == 1 and len(t) not in (1, len(x))):
             raise ValueError(f"t has shape {tuple(t.shape)}; give one time, or one for each of the {len(x)} samples")
         shape = t.shape + (1,) * (x.ndim - t.ndim) if t.ndim else ()
-        return tuple(c.to(x.dtype).reshape(shape) for c in (self.alpha(t), self.sigma(t)))
+        return tuple(c.to(x).reshape(shape) for c in (self.alpha(t), self.sigma(t)))
 
     def add_noise(self, x0, t, noise):
         """x_t = alpha(t) x0 + sigma(t) noise, in one jump; x0 and noise (B, ...), t a float or (B,)."""
-        if x0.shape != noise.shape:
-            raise ValueError(f"x0 has shape {tuple(x0.shape)} but noise {tuple(noise.shape)}: they must be equal")
+        check_shapes(x0=x0, noise=noise)
         alpha, sigma = self.at(t, x0)
         return alpha * x0 + sigma * noise
 
     def renoise(self, x, t_from, t_to, noise):
         """Carry x from time t_from up to the noisier time t_to: a draw of q(x_to | x_from) with the given noise."""
+        check_shapes(x=x, noise=noise)
         alpha_from, sigma_from = self.at(t_from, x)
         alpha_to, sigma_to = self.at(t_to, x)
         ratio = alpha_to / alpha_from
@@ -65,6 +72,8 @@ class NoiseSchedule:
 
     def sample_t(self, n, antithetic=False, generator=None, device=None):
         """n random training times (n,), float32, each above 0; `antithetic` pairs early times with late ones."""
+        if n < 1:
+            raise ValueError(f"n = {n} times asked for; give at least 1")
         draws = (n + 1) // 2 if antithetic else n
         if self.T:
             k = torch.randint(1, self.T + 1, (draws,), generator=generator)
@@ -196,6 +205,13 @@ def check_schedule(schedule):
     if not isinstance(schedule, NoiseSchedule):
         raise TypeError(f"a schedule is an object such as LinearSchedule() or CosineSchedule(), not {schedule!r}")
     return schedule
+
+
+def check_shapes(**tensors):
+    """Raises ValueError where two named tensors differ in shape: broadcasting would give all samples the same noise."""
+    (a, x), (b, y) = tensors.items()
+    if x.shape != y.shape:
+        raise ValueError(f"{a} has shape {tuple(x.shape)} but {b} {tuple(y.shape)}: they must be equal")
 
 
 def check_times(t):
