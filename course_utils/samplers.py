@@ -37,7 +37,12 @@ def ddpm(denoise, schedule, x, times, large_variance=False, generator=None):
 
 @torch.no_grad()
 def ddim(denoise, schedule, x, times, eta=0.0, generator=None):
-    """DDIM (Song, Meng & Ermon 2021, eqs. 12 and 16): deterministic for eta = 0, ancestral sampling for eta = 1."""
+    """DDIM (Song, Meng & Ermon 2021, eqs. 12 and 16): deterministic for eta = 0, ancestral sampling for eta = 1.
+
+    Raises ValueError where eta is not in [0, 1].
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta = {eta}; it runs from 0 (no noise) to 1 (as much as ancestral sampling)")
     for t, _, (alpha, sigma), (alpha_next, sigma_next) in steps(schedule, times):
         x0 = denoise(x, t)
         std = eta * sigma_next / sigma * math.sqrt(max(0.0, sigma**2 - (alpha / alpha_next * sigma_next) ** 2))
@@ -94,15 +99,17 @@ def _log(ratio):
 
 
 def noise_like(x, generator=None):
-    return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+    device = generator.device if generator else x.device  # the CPU's generator, as the schedules take, serves any x
+    return torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
 
 
 def steps(schedule, times):
     """(t, t_next, (alpha, sigma), (alpha_next, sigma_next)) of every step, as floats: a step costs no table look-up."""
     check_schedule(schedule)
-    times = check_times(times)
-    if times.ndim != 1 or len(times) < 2 or not (times.diff() < 0).all():
+    times = torch.as_tensor(times, dtype=torch.float64)
+    if times.ndim != 1 or len(times) < 2 or (times.diff() >= 0).any():
         raise ValueError("times must be a list of at least two times that fall, such as schedule.timesteps(50)")
+    check_times(times)
     levels = list(zip(schedule.alpha(times).tolist(), schedule.sigma(times).tolist(), strict=True))
     times = times.tolist()
     return zip(times, times[1:], levels, levels[1:], strict=False)
