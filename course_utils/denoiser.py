@@ -69,11 +69,13 @@ class Denoiser(nn.Module):
 def diffusion_loss(denoiser, x0, y=None, t=None, noise=None):
     """Mean squared error of the network's prediction at random times: L_simple (Ho et al. 2020, eq. 14) for "eps".
 
-    x0 (B, ...), y (B,) or None. Times (antithetic) and noise are drawn unless given.
+    x0 (B, ...), y (B,) or None. Times (antithetic) and noise are drawn unless given: t a float or (B,), above 0, and
+    noise (B, ...). Raises ValueError for other shapes, and for times outside [0, 1].
     """
     schedule = denoiser.schedule
     t = schedule.sample_t(len(x0), antithetic=True, device=x0.device).to(x0.dtype) if t is None else t
     noise = torch.randn_like(x0) if noise is None else noise
     x = schedule.add_noise(x0, t, noise)
     target = from_x0(denoiser.prediction, x0, x, *schedule.at(t, x0))
+    t = torch.as_tensor(t, dtype=x0.dtype, device=x0.device).expand(len(x0))
     return (denoiser.net(x, t, y) - target).square().mean()
