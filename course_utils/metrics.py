@@ -1,6 +1,7 @@
 """Distances between two sets of samples. All are 0 for equal distributions and need no density.
 
-x is (N, D) and y (M, D), any float dtype; results are floats.
+x is (N, D) and y (M, D), any float dtype; results are floats. Each raises ValueError for sets of other shapes, without
+points, or with coordinates that are not finite.
 """
 
 import math
@@ -14,6 +15,8 @@ def sliced_wasserstein(x, y, n_projections=128, seed=0):
     It has the units of x. In two dimensions the directions are spread evenly over the half circle, so the result is
     not random; in more they are random with the given seed.
     """
+    if n_projections < 1:
+        raise ValueError(f"n_projections = {n_projections}; give at least 1")
     x, y = _points(x, y)
     if x.shape[1] == 2:
         angle = (torch.arange(n_projections, dtype=torch.float64) + 0.5) * math.pi / n_projections
@@ -39,8 +42,10 @@ def energy_distance(x, y):
 def mmd(x, y, bandwidth=1.0):
     """Squared maximum mean discrepancy with a Gaussian kernel, the unbiased estimate (Gretton et al. 2012, eq. 3).
 
-    `bandwidth` has the units of x. Unbiased means that it may fall a little below 0.
+    `bandwidth`, above 0, has the units of x. Unbiased means that it may fall a little below 0.
     """
+    if not bandwidth > 0:
+        raise ValueError(f"bandwidth = {bandwidth}; it must be above 0")
     x, y = _points(x, y)
     if min(len(x), len(y)) < 2:
         raise ValueError("mmd compares pairs: give at least two points in each set")

@@ -18,12 +18,15 @@ class GaussianMixture:
 
     means (K, D); std a number or (K,), at least 0 (0 makes each mean a point mass: the empirical distribution of a
     data set); weights (K,), positive, scaled to sum to one; equal by default. Points x are (B, D), any float dtype.
+    Raises ValueError for other shapes or values, and for points of another dimension.
     """
 
     def __init__(self, means, std, weights=None):
         self.means = torch.as_tensor(means, dtype=torch.float64)
         if self.means.ndim != 2:
             raise ValueError(f"means has shape {tuple(self.means.shape)}; it must be (components, dimensions)")
+        if self.means.numel() == 0 or not self.means.isfinite().all():
+            raise ValueError("a mixture needs at least one mean, all of finite numbers")
         K = len(self.means)
         std, weights = (torch.as_tensor(p, dtype=torch.float64) for p in (std, 1.0 if weights is None else weights))
         for name, p in (("std", std), ("weights", weights)):

@@ -30,7 +30,7 @@ class MLP(nn.Module):
     It sees the coordinates and their waves at three octaves (Tancik et al. 2020), which show it finer detail.
 
     x (B, dim), t (B,), y (B,) in -1..n_classes - 1 or None -> (B, dim). Raises ValueError for points of another
-    dimension, and for labels that are no classes of the network.
+    dimension, for times that are not (B,), and for labels that are no classes of the network.
     """
 
     def __init__(self, dim=2, width=128, depth=3, n_classes=None):
@@ -48,6 +48,9 @@ class MLP(nn.Module):
     def forward(self, x, t, y=None):
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(f"x has shape {tuple(x.shape)}; this network takes points (B, {self.dim})")
+        if not torch.is_tensor(t) or t.shape not in ((1,), (len(x),)):
+            given = f"has shape {tuple(t.shape)}" if torch.is_tensor(t) else f"is {t!r}"
+            raise ValueError(f"t {given}; this network takes a time for each of the {len(x)} points: ({len(x)},)")
         if y is not None and self.label is None:
             raise ValueError("labels were given, but the network has no classes: MLP(..., n_classes=...)")
         context = self.time(t)
@@ -59,9 +62,7 @@ class MLP(nn.Module):
                 )
             context = context + self.label(y + 1)
         modulation = self.modulation(context).chunk(2 * (len(self.layers) + 1), dim=1)
-        waves = (x[:, :, None] * self.octave).flatten(
-            1
-        )  # (B, 3 dim): fine detail is hard to learn from bare coordinates
+        waves = (x[:, :, None] * self.octave).flatten(1)  # (B, 3 dim)
         h = self.first(torch.cat([x, waves.sin(), waves.cos()], 1))
         for i, layer in enumerate([nn.Identity(), *self.layers]):
             scale, shift = modulation[2 * i], modulation[2 * i + 1]
