@@ -184,3 +184,13 @@ def test_gradients_reach_the_network():
     linear = lambda_net(lambda x, t, y: net(x))
     diffusion_loss(Denoiser(linear, LinearSchedule()), torch.ones(8, 2)).backward()
     assert net.weight.grad.abs().sum() > 0
+
+
+def test_one_time_for_all_is_a_time_for_each():
+    schedule, seen = LinearSchedule(), []
+    net = lambda_net(lambda x, t, y: seen.append(t) or x)
+    x0, noise = normal(4, 2), normal(4, 2, seed=1)
+    one = diffusion_loss(Denoiser(net, schedule), x0, t=0.25, noise=noise)
+    each = diffusion_loss(Denoiser(net, schedule), x0, t=torch.full((4,), 0.25, dtype=torch.float64), noise=noise)
+    torch.testing.assert_close(one, each)
+    assert [t.shape for t in seen] == [(4,), (4,)]

@@ -140,6 +140,15 @@ def test_bad_input_is_named(metric):
         metric(x, x[:0])
 
 
+def test_a_distance_needs_directions_and_a_width():
+    x = normal(5, 2)
+    with pytest.raises(ValueError, match="n_projections = 0; give at least 1"):
+        sliced_wasserstein(x, x, n_projections=0)
+    for bandwidth in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="bandwidth = .*; it must be above 0"):
+            mmd(x, x, bandwidth)
+
+
 def test_mmd_needs_pairs():
     with pytest.raises(ValueError, match="at least two points in each set"):
         mmd(normal(1, 2), normal(5, 2))

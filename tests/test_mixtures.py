@@ -164,6 +164,9 @@ def test_dtype_and_defaults():
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"means has shape \(2,\); it must be \(components, dimensions\)"):
         GaussianMixture([0.0, 1.0], 1.0)
+    for means in (torch.zeros(0, 2), [[0.0, float("nan")]]):
+        with pytest.raises(ValueError, match="at least one mean, all of finite numbers"):
+            GaussianMixture(means, 1.0)
     for std, weights in ((-1.0, None), (1.0, [1, 0]), (1.0, [1, -1]), (float("nan"), None)):
         with pytest.raises(ValueError, match="std >= 0 and weights > 0"):
             GaussianMixture([[0.0], [1.0]], std, weights)

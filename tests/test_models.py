@@ -100,6 +100,9 @@ def test_bad_input_is_named():
             MLP()(x, torch.zeros(4))
     with pytest.raises(ValueError, match="the network has no classes"):
         MLP()(points(), times(), torch.zeros(6, dtype=torch.long))
+    for t in (torch.zeros(3), torch.zeros(6, 1), 0.5):
+        with pytest.raises(ValueError, match=r"takes a time for each of the 6 points: \(6,\)"):
+            MLP()(points(), t)
     for labels in ([0, 1, 2, 3, 0, 0], [-2, 0, 0, 0, 0, 0]):
         with pytest.raises(ValueError, match="labels run from -1 .* to 2"):
             MLP(n_classes=3)(points(), times(), torch.tensor(labels))

@@ -442,3 +442,18 @@ def test_times_that_do_not_fall(sampler, times):
 def test_times_outside_the_unit_interval(sampler, times):
     with pytest.raises(ValueError, match=r"times lie in \[0, 1\]"):
         list(sampler(lambda x, t: x, LinearSchedule(), torch.zeros(1, 2), times))
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan")])
+def test_eta_outside_the_unit_interval(eta):
+    with pytest.raises(ValueError, match="eta = .*; it runs from 0 .* to 1"):
+        list(ddim(lambda x, t: x, LinearSchedule(), torch.zeros(1, 2), [1.0, 0.0], eta))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+def test_times_in_float32_or_as_numbers_are_the_same_times(sampler):
+    schedule, x = LinearSchedule(), normal(3, 2)
+    args = sampler, schedule, MIXTURE.denoiser(schedule), x
+    times = schedule.timesteps(10)
+    for others in (times.float(), times.tolist(), times.numpy()):
+        torch.testing.assert_close(run(*args, others), run(*args, times), rtol=1e-5, atol=1e-5)

@@ -314,3 +314,17 @@ def test_what_is_no_schedule_is_named(given):
     ):
         with pytest.raises(TypeError, match="a schedule is an object such as LinearSchedule"):
             use()
+
+
+def test_samples_are_floats():
+    for x in (torch.zeros(4, 2, dtype=torch.long), [[0.0, 0.0]]):
+        with pytest.raises(TypeError, match="samples are a tensor of floats, not"):
+            LinearSchedule().at(0.5, x)
+
+
+def test_noise_of_another_shape_is_not_spread_over_the_batch():
+    schedule, x = LinearSchedule(), torch.zeros(4, 2)
+    with pytest.raises(ValueError, match=r"x has shape \(4, 2\) but noise \(1, 2\)"):
+        schedule.renoise(x, 0.1, 0.5, torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="n = 0 times asked for"):
+        schedule.sample_t(0)
