@@ -17,7 +17,7 @@ from course_utils.authoring.notebook import to_text
 from course_utils.exercises import EXERCISES
 from course_utils.grading import Course, GradingError, grade_course
 from course_utils.grading.demo import CLASS, exercise_ids, make_class, misconception, right_answers, submission
-from course_utils.grading.grade import is_stale
+from course_utils.grading.grade import execute, is_stale
 from course_utils.grading.report import summary
 from course_utils.grading.submissions import Submission
 
@@ -204,9 +204,24 @@ def test_a_submission_handed_in_anew_is_graded_anew(small_class):
     path = folder / "submitted" / "demo_blaise" / "03_small" / "03_small.ipynb"
     lab = repository / "solutions" / "03_small" / "03_small.py"
     path.write_text(to_text(only_graded(submission(lab, right_answers(lab)))))
+    os.utime(path, (0, 0))  # as from an archive: older than its grade
     assert rows["demo_blaise"]["score"] == 0
     again = {row["student"]: row for row in grade_course(folder, student="demo_blaise", repository=repository)}
     assert again["demo_blaise"]["score"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step, student", [("submitted", "demo_carl"), ("source", ".")])
+def test_what_was_graded_is_known_by_its_content(small_class, step, student):
+    folder, repository, _ = small_class
+    course, carl = Course(folder, repository), Submission("demo_carl", "03_small")
+    path = course.path(step, student, "03_small")
+    content = path.read_bytes()
+    path.write_bytes(content + b"\n")
+    os.utime(path, (0, 0))
+    assert is_stale(course, carl)
+    path.write_bytes(content)  # the same again, of a newer date
+    assert not is_stale(course, carl)
 
 
 @pytest.mark.slow
@@ -214,7 +229,9 @@ def test_grading_that_was_stopped_is_taken_up_again(small_class):
     folder, repository, _ = small_class
     course, ada = Course(folder, repository), Submission("demo_ada", "03_small")
     assert not is_stale(course, ada)
-    course.feedback(ada.student, ada.lab).unlink()  # written last, so it is what a stopped run lacks
+    course.api.autograde = lambda *_, **__: {"success": False, "error": "KeyboardInterrupt"}
+    with pytest.raises(KeyboardInterrupt):
+        execute(course, ada)
     assert is_stale(course, ada)
 
 

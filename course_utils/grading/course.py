@@ -59,6 +59,10 @@ class Course:
         """The page that the student gets back."""
         return self.folder / "feedback" / student / lab / f"{lab}.html"
 
+    def stamp(self, student, lab):
+        """What was graded, as a hash. Beside the graded folder: nbgrader empties that, and copies it to feedback/."""
+        return self.folder / "autograded" / student / f"{lab}.sha256"
+
     def prepare(self, lab):
         """Write source/ and release/ of a lab, and tell the gradebook, where the lab is new or has changed."""
         source, text = self.path("source", ".", lab), to_text(source_notebook(self.labs[lab]))

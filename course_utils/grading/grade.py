@@ -1,5 +1,7 @@
 """Grade a class: prepare the labs, run each submission, write feedback and grades. One failure never stops the rest."""
 
+import hashlib
+
 from tqdm.auto import tqdm
 
 from .course import Course, last_words
@@ -15,7 +17,7 @@ WARNING = (
 def grade_course(folder, lab=None, student=None, force=False, repository=None):
     """Grade what is in `folder`/submitted and not graded yet; returns the rows of grades.csv (see report.py).
 
-    A submission is graded again where it or its lab is newer than its grade, or with `force`.
+    A submission is graded again where it or its lab is another than what was graded, or with `force`.
     Raises GradingError where nothing can be graded at all.
     """
     course = Course(folder, repository)
@@ -40,25 +42,36 @@ def find_all(course, graded):
 
 
 def is_stale(course, submission):
-    """Is there no grade yet, or one older than the submission or the lab?
+    """Is there no grade yet, or one of another notebook or another state of the lab?
 
-    Feedback is written last: where there is none, grading was not finished, or was stopped in the middle.
+    Told by content: a file that is copied or unpacked often keeps a date older than its grade.
     """
-    feedback = course.feedback(submission.student, submission.lab)
-    inputs = (
-        course.path("submitted", submission.student, submission.lab),
-        course.path("source", ".", submission.lab),
-    )
-    return not feedback.exists() or any(path.stat().st_mtime > feedback.stat().st_mtime for path in inputs)
+    graded = course.path("autograded", submission.student, submission.lab)
+    stamp = course.stamp(submission.student, submission.lab)
+    return not (graded.exists() and stamp.exists()) or stamp.read_text("utf-8") != fingerprint(course, submission)
+
+
+def fingerprint(course, submission):
+    """What a grade follows from, the submitted notebook and the lab's source, as a hash of their contents."""
+    paths = course.path("submitted", submission.student, submission.lab), course.path("source", ".", submission.lab)
+    return " ".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
 
 
 def execute(course, submission):
-    """Run one submission's cells and score them: nbgrader's stock autograde. Returns what went wrong, or ""."""
+    """Run one submission's cells and score them: nbgrader's stock autograde. Returns what went wrong, or "".
+
+    The stamp goes first and comes back last, so that grading which failed or was stopped is taken up by the next run.
+    """
+    stamp, content = course.stamp(submission.student, submission.lab), fingerprint(course, submission)
+    stamp.unlink(missing_ok=True)
     course.feedback(submission.student, submission.lab).unlink(missing_ok=True)
     result = course.api.autograde(submission.lab, submission.student, force=True)
     if "KeyboardInterrupt" in result.get("error", ""):  # nbgrader's API takes it for a student's failure
         raise KeyboardInterrupt
-    return "" if result["success"] else f"The notebook could not be run: {_logged(course, submission, result)}"
+    if not result["success"]:
+        return f"The notebook could not be run: {_logged(course, submission, result)}"
+    stamp.write_text(content, "utf-8")
+    return ""
 
 
 def give_feedback(course, submission):
