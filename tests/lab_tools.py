@@ -3,10 +3,12 @@
 import ast
 import copy
 import re
-import shutil
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[1]
+REPOSITORY, WEBSITE = "https://github.com/someone/elsewhere", "https://someone.github.io/elsewhere/"
 
 SMALL_LAB = '''\
 # %% [markdown]
@@ -74,12 +76,14 @@ print(torch.linspace(0, 1, 3))
 
 
 def small_repository(folder, lab=SMALL_LAB, name="03_small"):
-    """A repository with one lab and the course's own _config.yml; returns the path of the lab's source."""
+    """A repository with one lab and the course's settings, but this address; returns the path of the lab's source."""
     path = Path(folder, "solutions", name, f"{name}.py")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(lab, "utf-8")
     Path(folder, "book").mkdir(exist_ok=True)
-    shutil.copy(ROOT / "_config.yml", folder)
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+    config["repository"]["url"], config["html"]["baseurl"] = REPOSITORY, WEBSITE
+    Path(folder, "_config.yml").write_text(yaml.safe_dump(config), "utf-8")
     return path
 
 

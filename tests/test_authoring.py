@@ -6,7 +6,7 @@ import sys
 
 import nbformat
 import pytest
-from lab_tools import ROOT, SMALL_LAB, small_repository
+from lab_tools import REPOSITORY, ROOT, SMALL_LAB, WEBSITE, small_repository
 
 from course_utils.authoring import (
     AuthoringError,
@@ -17,6 +17,7 @@ from course_utils.authoring import (
     source_notebook,
     student_notebook,
 )
+from course_utils.authoring.address import Address
 from course_utils.authoring.chapters import chapters
 from course_utils.authoring.labs import secret_lines
 from course_utils.authoring.myst import Book, Converter
@@ -102,16 +103,12 @@ def test_ids_are_unique(released):
     assert len(ids) == len(set(ids))
 
 
-def test_badge_and_setup_use_the_configured_address(tmp_path):
-    path = small_repository(tmp_path)
-    config = tmp_path / "_config.yml"
-    text = config.read_text().replace("ORG.github.io/REPO", "someone.github.io/elsewhere")
-    config.write_text(text.replace("ORG/REPO", "someone/elsewhere"))
-    text = to_text(student_notebook(path))
+def test_badge_and_setup_use_the_configured_address(released):
+    text = to_text(released)
     assert "colab.research.google.com/github/someone/elsewhere/blob/main/notebooks/03_small/03_small.ipynb" in text
-    assert "git+https://github.com/someone/elsewhere" in text
-    assert r"os.environ[\"COURSE_SITE\"] = \"https://someone.github.io/elsewhere/\"" in text
-    assert "ORG/REPO" not in text
+    assert f"git+{REPOSITORY}" in text
+    assert rf"os.environ[\"COURSE_SITE\"] = \"{WEBSITE}\"" in text
+    assert Address.read(ROOT).repository not in text
 
 
 SOLUTION, TESTS = '# %% solution="q_sample"', '# %% tests="q_sample_test" points=2'
@@ -269,7 +266,7 @@ def book(tmp_path):
 def test_a_page_becomes_plain_markdown(book):
     notebook = chapter_notebook(book, "page")
     text = "\n".join(c.source for c in notebook.cells)
-    site = "https://ORG.github.io/REPO/book"
+    site = f"{WEBSITE}book"
     for expected in (
         f"See [A page]({site}/page.html#start), [Ho et al. (2020)]({site}/references.html) and "
         f"[(1)]({site}/page.html#equation-jump); $a_{{1}}$ and `{{ref}}` stay. [The other page]({site}/other.html)",
@@ -278,7 +275,7 @@ def test_a_page_becomes_plain_markdown(book):
         "> **Warning**\n>\n> Careful\n> - a list",
         ">   > **Tip**\n>   >\n>   > within",
         "**One**\n\nFirst.\n\n**Two**\n\nSecond.",
-        "![The logo](https://ORG.github.io/REPO/_images/logo.svg)\n\nIts caption.",
+        f"![The logo]({WEBSITE}_images/logo.svg)\n\nIts caption.",
         'print("{ref}`stays` as it is")',
         "$$\ny = x\n\\tag{2}\n$$",
         f"[The other]({site}/other.html#section), [here]({site}/page.html#start), [outside](https://example.org)",
@@ -333,7 +330,7 @@ def test_a_labs_links_lead_to_the_website(book):
         "Two square roots.", "See [the page](../../book/page.md#start) and {doc}`../../book/other`."
     )
     text = "\n".join(c.source for c in source_notebook(small_repository(book, text)).cells)
-    site = "https://ORG.github.io/REPO/book"
+    site = f"{WEBSITE}book"
     assert f"See [the page]({site}/page.html#start) and [The other page]({site}/other.html)." in text
 
 
