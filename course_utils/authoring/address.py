@@ -10,7 +10,7 @@ import yaml
 class Address:
     """Links into the repository, its website and Colab."""
 
-    repository: str  # https://github.com/ORG/REPO
+    repository: str  # https://github.com/owner/name
     branch: str
     website: str  # ends with /
 
