@@ -11,6 +11,7 @@ Sources: Ho et al. 2020 (linear), Nichol & Dhariwal 2021 (cosine), Song et al. 2
 """
 
 import math
+from numbers import Integral
 
 import torch
 
@@ -43,15 +44,19 @@ class NoiseSchedule:
 
         Raises TypeError where x is no tensor of floats, ValueError where t has another shape or leaves [0, 1].
         """
+        return tuple(c.to(x) for c in self._exactly_at(t, x))
+
+    def _exactly_at(self, t, x):
+        """What `at` says, in float64 and on the CPU: there are devices without float64."""
         if not (torch.is_tensor(x) and x.is_floating_point()):  # in whole numbers alpha and sigma would become 0
             raise TypeError(
                 f"samples are a tensor of floats, not {x.dtype if torch.is_tensor(x) else type(x).__name__}"
             )
-        t = torch.as_tensor(t, dtype=None if torch.is_tensor(t) else torch.float64)
+        t = t.cpu().double() if torch.is_tensor(t) else torch.as_tensor(t, dtype=torch.float64)
         if t.ndim > 1 or (t.ndim == 1 and len(t) not in (1, len(x))):
             raise ValueError(f"t has shape {tuple(t.shape)}; give one time, or one for each of the {len(x)} samples")
         shape = t.shape + (1,) * (x.ndim - t.ndim) if t.ndim else ()
-        return tuple(c.to(x).reshape(shape) for c in (self.alpha(t), self.sigma(t)))
+        return self.alpha(t).reshape(shape), self.sigma(t).reshape(shape)
 
     def add_noise(self, x0, t, noise):
         """x_t = alpha(t) x0 + sigma(t) noise, in one jump; x0 and noise (B, ...), t a float or (B,)."""
@@ -60,15 +65,18 @@ class NoiseSchedule:
         return alpha * x0 + sigma * noise
 
     def renoise(self, x, t_from, t_to, noise):
-        """Carry x from time t_from up to the noisier time t_to: a draw of q(x_to | x_from) with the given noise."""
+        """Carry x from time t_from up to the noisier time t_to: a draw of q(x_to | x_from) with the given noise.
+
+        Raises ValueError where t_to is the less noisy one.
+        """
         check_shapes(x=x, noise=noise)
-        alpha_from, sigma_from = self.at(t_from, x)
-        alpha_to, sigma_to = self.at(t_to, x)
+        alpha_from, sigma_from = self._exactly_at(t_from, x)
+        alpha_to, sigma_to = self._exactly_at(t_to, x)
         ratio = alpha_to / alpha_from
         variance = sigma_to**2 - (ratio * sigma_from) ** 2
-        if (variance < -1e-6).any():
+        if (variance < -1e-6 * sigma_to**2).any():  # not 0: the same time in float32 and in float64 is no step down
             raise ValueError(f"renoise goes from less to more noise, but t_from = {t_from} and t_to = {t_to}")
-        return ratio * x + variance.clamp(min=0).sqrt() * noise
+        return ratio.to(x) * x + variance.clamp(min=0).sqrt().to(x) * noise
 
     def sample_t(self, n, antithetic=False, generator=None, device=None):
         """n random training times (n,), float32, each above 0; `antithetic` pairs early times with late ones."""
@@ -85,8 +93,9 @@ class NoiseSchedule:
 
     def timesteps(self, n):
         """The n + 1 times of an n-step sampler, from 1 down to 0, evenly spaced (on the grid k / T): (n + 1,)."""
-        if n < 1 or (self.T and n > self.T):
-            raise ValueError(f"{n} steps asked for; give at least 1" + (f" and at most T = {self.T}" if self.T else ""))
+        if not isinstance(n, Integral) or n < 1 or (self.T and n > self.T):
+            limit = f" and at most T = {self.T}" if self.T else ""
+            raise ValueError(f"{n} steps asked for; give a whole number, at least 1{limit}")
         times = torch.linspace(1, 0, n + 1, dtype=torch.float64)
         return (times * self.T).round() / self.T if self.T else times
 
@@ -118,25 +127,26 @@ class DiscreteSchedule(NoiseSchedule):
 
     def _log_alpha_bar_at(self, t):
         t = check_times(t)
-        table = self.log_alpha_bar.to(t.device)
-        k = t.to(torch.float64) * self.T
+        table = self.log_alpha_bar
+        k = t.cpu().double() * self.T  # the CPU has float64; not every device does
         k = torch.where((k - k.round()).abs() < 1e-3, k.round(), k)  # float32 k / T is level k, not a little beside it
         low = k.floor().long().clamp(max=self.T - 1)
-        return torch.lerp(table[low], table[low + 1], k - low), t.dtype
+        return torch.lerp(table[low], table[low + 1], k - low), t
 
     def alpha(self, t):
-        log_alpha_bar, dtype = self._log_alpha_bar_at(t)
-        return (0.5 * log_alpha_bar).exp().to(dtype)
+        log_alpha_bar, t = self._log_alpha_bar_at(t)
+        return (0.5 * log_alpha_bar).exp().to(t)
 
     def sigma(self, t):
-        log_alpha_bar, dtype = self._log_alpha_bar_at(t)
-        return (-torch.expm1(log_alpha_bar)).sqrt().to(dtype)  # expm1: exact also where alpha_bar is close to 1
+        log_alpha_bar, t = self._log_alpha_bar_at(t)
+        return (-torch.expm1(log_alpha_bar)).sqrt().to(t)  # expm1: exact also where alpha_bar is close to 1
 
 
 class LinearSchedule(DiscreteSchedule):
     """beta_k rises in a straight line (Ho et al. 2020, section 4). Fewer levels need larger betas."""
 
     def __init__(self, T=1000, beta_start=1e-4, beta_end=0.02):
+        check_levels(T, beta_start, beta_end)
         super().__init__(torch.linspace(beta_start, beta_end, T, dtype=torch.float64))
 
 
@@ -144,6 +154,7 @@ class QuadraticSchedule(DiscreteSchedule):
     """sqrt(beta_k) rises in a straight line."""
 
     def __init__(self, T=1000, beta_start=1e-4, beta_end=0.02):
+        check_levels(T, beta_start, beta_end)
         super().__init__(torch.linspace(beta_start**0.5, beta_end**0.5, T, dtype=torch.float64) ** 2)
 
 
@@ -151,6 +162,7 @@ class SigmoidSchedule(DiscreteSchedule):
     """beta_k rises along a sigmoid seen from -6 to 6."""
 
     def __init__(self, T=1000, beta_start=1e-4, beta_end=0.02):
+        check_levels(T, beta_start, beta_end)
         ramp = torch.sigmoid(torch.linspace(-6, 6, T, dtype=torch.float64))
         super().__init__(beta_start + (beta_end - beta_start) * ramp)
 
@@ -167,6 +179,7 @@ class CosineSchedule(DiscreteSchedule):
     def __init__(self, T=1000, s=0.008, beta_max=0.999):
         if T is None:
             return
+        check_levels(T)
         level = torch.arange(T + 1, dtype=torch.float64) / T
         f = torch.cos((level + s) / (1 + s) * math.pi / 2) ** 2
         super().__init__((1 - f[1:] / f[:-1]).clamp(max=beta_max))
@@ -198,6 +211,14 @@ class VESchedule(NoiseSchedule):
 
     def sigma(self, t):
         return self.sigma_min * torch.expm1(2 * self.log_ratio * check_times(t)).sqrt()
+
+
+def check_levels(T, *betas):
+    """Raises ValueError where T is no whole number of at least 1, or a beta does not lie in (0, 1)."""
+    if not isinstance(T, Integral) or T < 1:
+        raise ValueError(f"T = {T}; the number of levels is a whole number of at least 1")
+    if not all(0 < beta < 1 for beta in betas):
+        raise ValueError(f"beta_start and beta_end are {betas[0]} and {betas[1]}; each is above 0 and below 1")
 
 
 def check_schedule(schedule):

@@ -195,6 +195,27 @@ def test_renoise_to_the_same_time_changes_nothing(schedule):
     torch.testing.assert_close(schedule.renoise(x, t, t, torch.ones_like(x)), x, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_small_step_down_is_seen_and_the_same_time_in_float32_is_none(schedule, dtype):
+    x = torch.ones(1, 2, dtype=dtype)
+    for t in (0.0105, 0.1, 0.9):  # not within a thousandth of the same level
+        with pytest.raises(ValueError, match="from less to more noise"):
+            schedule.renoise(x, t, 0.999 * t, x)
+    for t in (0.0, 0.3, 0.7, 1.0):
+        pair = t, torch.tensor(t, dtype=torch.float32)
+        for t_from, t_to in (pair, pair[::-1]):
+            torch.testing.assert_close(schedule.renoise(x, t_from, t_to, 0 * x), x, rtol=1e-6, atol=1e-6)
+
+
+def test_small_steps_up_keep_their_digits():
+    """sigma_to^2 - sigma_from^2 loses nearly all of float32's digits here; the closed form does not subtract."""
+    schedule, zero, one = VESchedule(), torch.zeros(1, 1), torch.ones(1, 1)
+    t_from, t_to = 0.9, 0.9000001
+    added = 0.01**2 * 5000 ** (2 * t_from) * math.expm1(2 * math.log(5000) * (t_to - t_from))
+    assert schedule.renoise(zero, t_from, t_to, one).item() == pytest.approx(math.sqrt(added), rel=1e-6)
+
+
 def test_moments_of_add_noise():
     n = 200_000
     x0, noise = 0.3 + 0.5 * normal(n, 1), normal(n, 1, seed=1)
@@ -290,13 +311,24 @@ def test_bad_input_is_named():
     for n in (0, -3, 1001):
         with pytest.raises(ValueError, match="at least 1 and at most T = 1000"):
             schedule.timesteps(n)
+    for n in (2.5, "10"):
+        with pytest.raises(ValueError, match="give a whole number"):
+            schedule.timesteps(n)
     with pytest.raises(ValueError, match="at least 1"):
         VESchedule().timesteps(0)
     for beta in ([], [0.1, 0.0], [0.5, 1.0], [float("nan")], [[0.1]], 0.1):
         with pytest.raises(ValueError, match="each above 0 and below 1"):
             DiscreteSchedule(beta)
+    for make in (LinearSchedule, QuadraticSchedule, SigmoidSchedule, CosineSchedule):
+        for T in (0, -1, 2.5, "10"):
+            with pytest.raises(ValueError, match=f"T = {T}; the number of levels is a whole number of at least 1"):
+                make(T)
+    for make in (LinearSchedule, QuadraticSchedule, SigmoidSchedule):
+        for betas in ((1e-4, 1.5), (-0.1, 0.02), (0.0, 0.02), (1e-4, float("nan"))):
+            with pytest.raises(ValueError, match=r"beta_start and beta_end are .*; each is above 0 and below 1"):
+                make(10, *betas)
     with pytest.raises(ValueError, match="each above 0 and below 1"):
-        LinearSchedule(T=10, beta_end=1.5)
+        CosineSchedule(10, beta_max=1.5)
     with pytest.raises(ValueError, match="0 < sigma_min < sigma_max"):
         VESchedule(5, 1)
     with pytest.raises(NotImplementedError):
