@@ -70,12 +70,18 @@ def diffusion_loss(denoiser, x0, y=None, t=None, noise=None):
     """Mean squared error of the network's prediction at random times: L_simple (Ho et al. 2020, eq. 14) for "eps".
 
     x0 (B, ...), y (B,) or None. Times (antithetic) and noise are drawn unless given: t a float or (B,), above 0, and
-    noise (B, ...). Raises ValueError for other shapes, and for times outside [0, 1].
+    noise (B, ...). Raises ValueError for other shapes, for times outside [0, 1], and at t = 0, where no noise is left
+    to predict; TypeError where `denoiser` has no network and schedule, as a plain function.
     """
+    if not all(hasattr(denoiser, part) for part in ("net", "schedule", "prediction")):
+        raise TypeError("the loss needs a network and its schedule: give a Denoiser(net, schedule), not a function")
     schedule = denoiser.schedule
     t = schedule.sample_t(len(x0), antithetic=True, device=x0.device).to(x0.dtype) if t is None else t
     noise = torch.randn_like(x0) if noise is None else noise
     x = schedule.add_noise(x0, t, noise)
-    target = from_x0(denoiser.prediction, x0, x, *schedule.at(t, x0))
+    alpha, sigma = schedule.at(t, x0)
+    if not (sigma > 0).all():
+        raise ValueError("at t = 0 there is no noise to predict: give times above 0, such as schedule.sample_t(n)")
+    target = from_x0(denoiser.prediction, x0, x, alpha, sigma)
     t = torch.as_tensor(t, dtype=x0.dtype, device=x0.device).expand(len(x0))
     return (denoiser.net(x, t, y) - target).square().mean()

@@ -194,3 +194,19 @@ def test_one_time_for_all_is_a_time_for_each():
     each = diffusion_loss(Denoiser(net, schedule), x0, t=torch.full((4,), 0.25, dtype=torch.float64), noise=noise)
     torch.testing.assert_close(one, each)
     assert [t.shape for t in seen] == [(4,), (4,)]
+
+
+def test_there_is_nothing_to_learn_at_time_0():
+    x0 = normal(4, 2)
+    denoiser = Denoiser(lambda_net(lambda x, t, y: x), LinearSchedule())
+    for t in (0.0, torch.tensor([0.5, 0.0, 0.5, 0.5])):
+        with pytest.raises(ValueError, match="at t = 0 there is no noise to predict"):
+            diffusion_loss(denoiser, x0, t=t)
+    assert diffusion_loss(denoiser, x0, t=1e-3).isfinite()
+
+
+def test_a_plain_function_has_no_loss():
+    exact = GaussianMixture([[0.0, 0.0]], 1.0).denoiser(LinearSchedule())
+    for model in (exact, nn.Linear(2, 2)):
+        with pytest.raises(TypeError, match=r"give a Denoiser\(net, schedule\)"):
+            diffusion_loss(model, normal(4, 2))
