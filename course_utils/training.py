@@ -51,8 +51,11 @@ def fit(model, loss_fn, data, n_steps, lr=4e-3, ema_decay=0.999, warmup=0.02, pr
     `loss_fn(model, *batch)` is a scalar; `data` yields batches (`batches(x0, 256)`). Adam; the learning rate rises
     over the first `warmup` of the steps and falls along a cosine to zero; gradients are clipped at norm 1.
     `model` itself is trained in place, and left in the mode it was in. Raises ValueError for n_steps < 1 or where
-    `data` ends before, and FloatingPointError at once where the loss is no longer a finite number.
+    `data` ends before, TypeError where `data` is a tensor or the loss no scalar with a gradient, and
+    FloatingPointError at once where the loss is no longer a finite number.
     """
+    if torch.is_tensor(data):
+        raise TypeError("data is a tensor, but training takes batches of it: give batches(data, size)")
     if n_steps < 1:
         raise ValueError(f"n_steps = {n_steps}; train for at least one step")
     was_training = model.training
@@ -70,7 +73,7 @@ def fit(model, loss_fn, data, n_steps, lr=4e-3, ema_decay=0.999, warmup=0.02, pr
     try:
         for step, batch in zip(bar, data, strict=False):
             loss = loss_fn(model, *(batch if isinstance(batch, (tuple, list)) else (batch,)))
-            losses.append(loss.item())
+            losses.append(_scalar(loss).item())
             if not math.isfinite(losses[-1]):
                 raise FloatingPointError(
                     f"the loss became {losses[-1]} at step {step + 1}: check the data for NaN, or lower lr (now {lr:g})"
@@ -92,11 +95,26 @@ def fit(model, loss_fn, data, n_steps, lr=4e-3, ema_decay=0.999, warmup=0.02, pr
     return average.module.eval().requires_grad_(False), losses
 
 
+def _scalar(loss):
+    if torch.is_tensor(loss) and loss.numel() == 1 and loss.requires_grad:
+        return loss
+    given = f"a tensor of shape {tuple(loss.shape)}" if torch.is_tensor(loss) else repr(loss)
+    if torch.is_tensor(loss) and not loss.requires_grad:
+        given += " without a gradient"
+    raise TypeError(f"loss_fn returned {given}; training needs one number as a tensor, such as errors.square().mean()")
+
+
 def save(model, path):
-    """Write a model's weights to `path` (safetensors); an interrupted write leaves the old file as it was."""
+    """Write a model's weights to `path` (safetensors); an interrupted write leaves the old file as it was.
+
+    A missing folder is made. Raises IsADirectoryError where `path` is a folder.
+    """
     from safetensors.torch import save_file
 
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the name of a file in it, such as model.safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, part)
     part.replace(path)
@@ -105,11 +123,13 @@ def save(model, path):
 def load(model, path):
     """Read weights written by `save` into `model` (of the same shape) and return it.
 
-    Raises FileNotFoundError, or ValueError where the file is damaged or belongs to another model.
+    Raises FileNotFoundError where there is no such file, ValueError where it is damaged or belongs to another model.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}: train the model, then save(model, path)")
     try:
         model.load_state_dict(load_file(path))
     except SafetensorError as error:

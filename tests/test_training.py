@@ -205,6 +205,25 @@ def test_bad_input_is_named():
     few = [torch.ones(2, 1)] * 3
     with pytest.raises(ValueError, match="ended after 3 batches, but n_steps = 5"):
         fit(nn.Linear(1, 1), lambda m, x: m(x).sum(), few, 5, progress=False)
+    with pytest.raises(TypeError, match=r"data is a tensor.*give batches\(data, size\)"):
+        fit(nn.Linear(1, 1), lambda m, x: m(x).sum(), torch.ones(2, 1), 2, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "named"),
+    [
+        (lambda m, x: m(x), r"a tensor of shape \(2, 1\);"),
+        (lambda m, x: None, "None;"),
+        (lambda m, x: m(x).sum().item(), r"-?[\d.]+;"),
+        (lambda m, x: m(x).sum().detach(), r"a tensor of shape \(\) without a gradient;"),
+    ],
+    ids=["a vector", "nothing", "a float", "no gradient"],
+)
+def test_what_is_no_loss_is_named(loss_fn, named):
+    model = nn.Linear(1, 1).eval()
+    with pytest.raises(TypeError, match=f"loss_fn returned {named} training needs one number as a tensor"):
+        fit(model, loss_fn, batches(torch.ones(2, 1), 2), 2, progress=False)
+    assert not model.training
 
 
 # ---- files
@@ -231,8 +250,17 @@ def test_damaged_foreign_and_missing_files(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="is damaged or is no safetensors file .*; delete it and save again"):
             load(MLP(width=8), path)
-    with pytest.raises(FileNotFoundError, match="nowhere.safetensors"):
-        load(MLP(width=8), tmp_path / "nowhere.safetensors")
+    for nowhere in (tmp_path / "nowhere.safetensors", tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"there is no file .*{nowhere.name}: train the model"):
+            load(MLP(width=8), nowhere)
+
+
+def test_folders(tmp_path):
+    path = tmp_path / "models" / "toys" / "mlp.safetensors"
+    save(MLP(width=8), path)
+    assert path.is_file()
+    with pytest.raises(IsADirectoryError, match="toys is a folder: give the name of a file in it"):
+        save(MLP(width=8), path.parent)
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
