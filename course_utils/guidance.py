@@ -9,11 +9,17 @@ import torch
 
 
 def condition(model, y):
-    """The denoiser of class y: model(x, t, y) with y fixed, a label for all samples or a tensor of labels (B,)."""
+    """The denoiser of class y: model(x, t, y) with y fixed, a label for all samples or a tensor of labels (B,).
+
+    With y = None, as with y = -1, it is the denoiser of the null class. Raises ValueError for another number of labels
+    than of samples.
+    """
+    labels = torch.as_tensor(-1 if y is None else y)
 
     def denoise(x, t):
-        labels = torch.as_tensor(y, device=x.device).expand(len(x))
-        return model(x, t, labels)
+        if labels.shape not in ((), (1,), (len(x),)):
+            raise ValueError(f"y has shape {tuple(labels.shape)}; give one label, or one for each of {len(x)} samples")
+        return model(x, t, labels.to(x.device).expand(len(x)))
 
     return denoise
 

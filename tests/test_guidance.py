@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from course_utils.denoiser import KINDS, from_x0
+from course_utils.denoiser import KINDS, Denoiser, from_x0
 from course_utils.guidance import cfg, clip, condition
 from course_utils.mixtures import GaussianMixture
+from course_utils.models import MLP
 from course_utils.samplers import ddim
 from course_utils.schedules import CosineSchedule, LinearSchedule, VESchedule
 
@@ -59,6 +60,17 @@ def test_condition_fixes_the_labels():
     x = points(3)
     assert condition(model, 2)(x, 0.5).tolist() == [[2, 2]] * 3
     assert condition(model, torch.tensor([0, 1, -1]))(x, 0.5).tolist() == [[0, 0], [1, 1], [-1, -1]]
+    assert condition(model, [2])(x, 0.5).tolist() == [[2, 2]] * 3
+    for labels in (torch.tensor([0, 1]), torch.zeros(3, 1), torch.zeros(0)):
+        with pytest.raises(ValueError, match="give one label, or one for each of 3 samples"):
+            condition(model, labels)(x, 0.5)
+
+
+def test_no_label_is_the_null_class():
+    torch.manual_seed(0)
+    denoiser, x = Denoiser(MLP(n_classes=3), LinearSchedule()), points().float()
+    torch.testing.assert_close(condition(denoiser, None)(x, 0.5), denoiser(x, 0.5), rtol=0, atol=0)
+    assert not torch.allclose(condition(denoiser, 0)(x, 0.5), denoiser(x, 0.5))
 
 
 def test_clip_keeps_x0_hat_in_range_and_leaves_x_alone():
