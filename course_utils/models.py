@@ -29,12 +29,19 @@ class MLP(nn.Module):
 
     It sees the coordinates and their waves at three octaves (Tancik et al. 2020), which show it finer detail.
 
-    x (B, dim), t (B,), y (B,) in -1..n_classes - 1 or None -> (B, dim). Raises ValueError for points of another
-    dimension, for times that are not (B,), and for labels that are no classes of the network.
+    `depth` layers of `width` units; with `n_classes` it takes labels.
+
+    x (B, dim), t (B,), y (B,) in -1..n_classes - 1 or None -> (B, dim). Raises ValueError for sizes below 1, for points
+    of another dimension, for times and labels that are not (B,), and for labels that are no classes of the network.
     """
 
     def __init__(self, dim=2, width=128, depth=3, n_classes=None):
         super().__init__()
+        if min(dim, width, depth, 1 if n_classes is None else n_classes) < 1:
+            raise ValueError(
+                f"dim = {dim}, width = {width}, depth = {depth}, n_classes = {n_classes}: each is at least 1 "
+                "(n_classes = None for a network without classes)"
+            )
         self.dim, self.n_classes = dim, n_classes
         context = 32  # enough for a time and a class; more would make it the largest part of the network
         self.time = nn.Sequential(TimeEmbedding(context), nn.Linear(context, context), nn.SiLU())
@@ -55,7 +62,7 @@ class MLP(nn.Module):
             raise ValueError("labels were given, but the network has no classes: MLP(..., n_classes=...)")
         context = self.time(t)
         if self.label is not None:
-            y = torch.full_like(t, -1, dtype=torch.long) if y is None else y
+            y = torch.full_like(t, -1, dtype=torch.long) if y is None else _labels(y, len(x))
             if not ((y >= -1) & (y < self.n_classes)).all():
                 raise ValueError(
                     f"labels run from -1 (the null class) to {self.n_classes - 1}, not {y.min()} to {y.max()}"
@@ -68,3 +75,11 @@ class MLP(nn.Module):
             scale, shift = modulation[2 * i], modulation[2 * i + 1]
             h = nn.functional.silu(layer(h) * (1 + scale) + shift)
         return self.last(h)
+
+
+def _labels(y, n):
+    """y as int64 (n,) or (1,); raises ValueError where it is something else than labels for n points."""
+    if not torch.is_tensor(y) or y.is_floating_point() or y.dtype == torch.bool or y.shape not in ((1,), (n,)):
+        given = f"are {y.dtype} {tuple(y.shape)}" if torch.is_tensor(y) else f"are {y!r}"
+        raise ValueError(f"labels {given}; this network takes whole numbers, one for each of the {n} points: ({n},)")
+    return y.long()

@@ -77,6 +77,13 @@ def test_the_null_class():
         assert not torch.allclose(net(x, t), net(x, t, torch.full((6,), label)))
 
 
+def test_labels_of_any_whole_type_are_the_same_labels():
+    net, y = MLP(n_classes=3), torch.tensor([0, 1, 2, 0, 1, 2])
+    for dtype in (torch.int32, torch.uint8):
+        assert torch.equal(net(points(), times(), y.to(dtype)), net(points(), times(), y))
+    assert torch.equal(net(points(), times(), y[1:2]), net(points(), times(), torch.ones(6).long()))
+
+
 def test_gradients_reach_every_weight():
     net = MLP(n_classes=3)
     net(points(), times(), torch.tensor([-1, 0, 1, 2, 0, 1])).square().sum().backward()
@@ -106,6 +113,13 @@ def test_bad_input_is_named():
     for labels in ([0, 1, 2, 3, 0, 0], [-2, 0, 0, 0, 0, 0]):
         with pytest.raises(ValueError, match="labels run from -1 .* to 2"):
             MLP(n_classes=3)(points(), times(), torch.tensor(labels))
+    for labels in (1, [0] * 6, torch.zeros(6), torch.zeros(6) > 0, torch.zeros(5).long(), torch.zeros(6, 1).long()):
+        with pytest.raises(ValueError, match=r"takes whole numbers, one for each of the 6 points: \(6,\)"):
+            MLP(n_classes=3)(points(), times(), labels)
+    for sizes in ({"depth": 0}, {"width": 0}, {"dim": 0}, {"n_classes": 0}, {"n_classes": -1}):
+        ((name, size),) = sizes.items()
+        with pytest.raises(ValueError, match=f"{name} = {size}.*each is at least 1"):
+            MLP(**sizes)
     for dim in (0, 1, 7):
         with pytest.raises(ValueError, match=f"an even dimension, not {dim}"):
             TimeEmbedding(dim)
