@@ -47,6 +47,9 @@ def toy_mixture(name, standardised=True):
     A curve with Gaussian noise is a mixture with a component at every point of the curve; with 400 of them the log
     density at its points is right to 1e-3 on average (worst at the tips). Raises ValueError for the checkerboard,
     whose sharp edges no such mixture has.
+
+    scikit-learn spaces the points of moons and circles evenly along the curve, half on each, and makes only the noise
+    random: each point has this distribution, but n of them cover it more evenly than n independent ones would.
     """
     _check_name(name)
     if name not in NOISE:

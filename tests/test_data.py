@@ -132,3 +132,17 @@ def test_bad_input_is_named():
             toy_2d("moons", n)
     with pytest.raises(ValueError, match="checkerboard has sharp edges"):
         toy_mixture("checkerboard")
+
+
+def test_circles_are_covered_more_evenly_than_by_independent_points():
+    """Pearson's statistic over four quarters of the outer circle is 3 on average for independent points."""
+
+    def unevenness(x):
+        counts = torch.bincount(2 * (x[:, 0] > 0) + (x[:, 1] > 0), minlength=4)
+        return ((counts - len(x) / 4) ** 2 / (len(x) / 4)).sum().item()
+
+    drawn = [toy_2d("circles", 4000, seed, return_labels=True) for seed in range(10)]
+    assert all((y == 0).sum() == 2000 for _, y in drawn)
+    assert sum(unevenness(x[y == 0]) for x, y in drawn) / 10 < 0.5
+    independent = [toy_mixture("circles").sample(4000, torch.Generator().manual_seed(seed)) for seed in range(10)]
+    assert sum(unevenness(x[x.norm(dim=1) > 1.3]) for x in independent) / 10 > 1
