@@ -28,15 +28,21 @@ def scatter_2d(x, ax=None, truth=None, title=None, color=DATA, size=4, limit=LIM
         _shade(ax, truth, limit)
     x = _numpy(x)
     ax.scatter(x[:, 0], x[:, 1], s=size, c=color, alpha=0.6, linewidths=0)
+    _note(ax, x)
     return ax
 
 
 def scatter_row(sets, titles=None, truth=None, color=DATA, size=3, limit=LIMIT):
-    """A row of scatter plots, one for each (N, 2) of `sets`; `truth` is a mixture or one for each. Returns the axes."""
+    """A row of scatter plots, one for each (N, 2) of `sets`; `truth` is a mixture or one for each. Returns the axes.
+
+    Raises ValueError where there is no set, or another number of truths, titles or colours than of sets.
+    """
+    sets = [_numpy(x) for x in sets]
     n = len(sets)
-    truths = truth if isinstance(truth, (list, tuple)) else [truth] * n
-    colors = color if isinstance(color, (list, tuple)) else [color] * n
-    titles = titles or [None] * n
+    if n < 1:
+        raise ValueError("there is nothing to draw: give at least one set of points")
+    truths, colors = _each("truths", truth, n, "sets"), _each("colours", color, n, "sets")
+    titles = _each("titles", titles and list(titles), n, "sets")
     side, lines = min(2.4, 14 / n), max(str(title).count("\n") + 1 if title else 0 for title in titles)
     axes = plt.subplots(1, n, figsize=(side * n, side + 0.22 * lines), layout="constrained", squeeze=False)[1][0]
     for ax, *args in zip(axes, sets, truths, titles, colors, strict=True):
@@ -60,14 +66,16 @@ def score_field(score, ax=None, truth=None, title=None, color=BLUE, n=20, limit=
 
 
 def trajectory(path, ax=None, truth=None, title=None, color=MODEL, n=40, limit=LIMIT):
-    """The ways of the first n particles along `path`, a list of (N, 2) from noise to samples; returns the axes."""
+    """The ways of the first n particles along `path`, two or more (N, 2) from noise to samples; returns the axes."""
+    ways = np.stack([x[:n] for x in _states(path)])  # (steps, n, 2)
     ax = _square(ax, title, limit)
     if truth is not None:
         _shade(ax, truth, limit)
-    ways = np.stack([_numpy(x)[:n] for x in path])  # (steps, n, 2)
     ax.plot(ways[..., 0], ways[..., 1], color=color, linewidth=0.7, alpha=0.5)
     ax.plot(*ways[0].T, ".", color=GREY, markersize=3, label="start")
     ax.plot(*ways[-1].T, ".", color=color, markersize=5, label="end")
+    ax.legend(loc="upper right", fontsize=8, borderpad=0.3, handletextpad=0.2)
+    _note(ax, ways.transpose(1, 0, 2).reshape(ways.shape[1], -1))  # a way with a gap counts once
     return ax
 
 
@@ -117,35 +125,42 @@ class Animation:
 
 
 def animate(path, alt, truth=None, titles=None, color=MODEL, seconds=4.0, n_frames=40, still=-1, limit=LIMIT):
-    """A film of points along `path`, a list of (N, 2); the first and the last state are always among its frames.
+    """A film of points along `path`, two or more (N, 2); the first and the last state are always among its frames.
 
     `alt` says in words what it shows. `truth` is a mixture or one for each state, `titles` one for each state;
     `still` is the frame that print and pages without scripts show. Returns an Animation, shown as a cell's result.
+    Raises ValueError for an empty alt, n_frames < 2, and another number of truths or titles than of states.
     """
     from PIL import Image
 
     if not alt:
         raise ValueError("an animation needs an alt text: a sentence that says what it shows")
-    if len(path) < 2:
-        raise ValueError(f"an animation needs at least two states, not {len(path)}")
-    chosen = np.unique(np.linspace(0, len(path) - 1, min(n_frames, len(path))).round().astype(int))
-    truths = truth if isinstance(truth, (list, tuple)) else [truth] * len(path)
+    if n_frames < 2:
+        raise ValueError(f"n_frames = {n_frames}; a film has at least two frames")
+    states = _states(path)
+    truths = _each("truths", truth, len(states), "states")
+    titles = _each("titles", titles and list(titles), len(states), "states")
+    chosen = np.unique(np.linspace(0, len(states) - 1, min(n_frames, len(states))).round().astype(int))
     density = cache(partial(_density, limit=limit))  # one picture is often behind many frames
     figure = plt.figure(figsize=(3.6, 3.8), dpi=160, layout="constrained")
-    ax = _square(figure.add_subplot(), titles[0] if titles else None, limit)
-    background = None if truths[0] is None else _show_density(ax, density(truths[0]), limit)
-    (points,) = ax.plot([], [], ".", color=color, markersize=3.5, alpha=0.8, markeredgewidth=0)
     frames = []
-    for i in chosen:
-        points.set_data(*_numpy(path[i]).T)
-        if background is not None:
-            background.set_data(density(truths[i]))
-            background.autoscale()
-        if titles:
-            ax.set_title(titles[i], fontsize=10)
-        figure.canvas.draw()
-        frames.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB"))
-    plt.close(figure)
+    try:
+        ax = _square(figure.add_subplot(), titles[0], limit)
+        background = None if truths[0] is None else _show_density(ax, density(truths[0]), limit)
+        (points,) = ax.plot([], [], ".", color=color, markersize=3.5, alpha=0.8, markeredgewidth=0)
+        note = _note(ax, states[0])
+        for i in chosen:
+            points.set_data(*states[i].T)
+            note.set_text(_gaps(states[i]))
+            if background is not None:
+                background.set_data(density(truths[i]))
+                background.autoscale()
+            if titles[i]:
+                ax.set_title(titles[i], fontsize=10)
+            figure.canvas.draw()
+            frames.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB"))
+    finally:
+        plt.close(figure)  # or the notebook would show it below the film, or below the error
     return Animation(frames, alt, seconds, range(len(frames))[still])
 
 
@@ -182,6 +197,7 @@ _FILM = """<figure class="film" id="@ID@" style="width: @WIDTH@px; max-width: 10
 
 
 def _square(ax, title, limit):
+    """Axes without ticks: every picture shows the same square, and standardised coordinates have no unit to read."""
     if ax is None:
         _, ax = plt.subplots(figsize=(4, 4), layout="constrained")
     ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
@@ -189,6 +205,31 @@ def _square(ax, title, limit):
     if title:
         ax.set_title(title, fontsize=10)
     return ax
+
+
+def _each(name, given, n, what):
+    """A list of n: `given` itself, of the right length, or `given` n times where it is no list."""
+    each = given if isinstance(given, (list, tuple)) else [given] * n
+    if len(each) != n:
+        raise ValueError(f"{len(each)} {name} for {n} {what}: give one for each")
+    return each
+
+
+def _states(path):
+    states = [_numpy(x) for x in path]
+    if len(states) < 2:
+        raise ValueError(f"a path from noise to samples needs at least two states, not {len(states)}")
+    return states
+
+
+def _gaps(x):
+    missing = (~np.isfinite(x).all(1)).sum()
+    return f"{missing} of {len(x)} points are not finite" if missing else ""
+
+
+def _note(ax, x):
+    """Says in the axes how many points matplotlib leaves out, which would look like a sampler that lost them."""
+    return ax.text(0.5, 0.02, _gaps(x), transform=ax.transAxes, ha="center", color=ORANGE, fontsize=8)
 
 
 def _grid(limit, n):

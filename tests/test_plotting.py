@@ -75,6 +75,8 @@ def test_trajectories_end_where_the_path_ends():
     np.testing.assert_allclose(ends["end"], path[-1][:3].numpy(), rtol=1e-6)
     ways = [line.get_xydata() for line in ax.lines[:3]]
     np.testing.assert_allclose(np.stack(ways, 1), torch.stack(path)[:, :3].numpy(), rtol=1e-6)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["start", "end"]
+    assert len(trajectory(iter(path)).lines) == 5 + 2  # a sampler itself is a path too
 
 
 def still_of(x):
@@ -128,5 +130,53 @@ def test_bad_input_is_named():
             scatter_2d(x)
     with pytest.raises(ValueError, match="at least two states, not 1"):
         animate([points()], "one")
+    with pytest.raises(ValueError, match="at least two states, not 0"):
+        trajectory([])
     with pytest.raises(ValueError, match="needs an alt text"):
         animate([points(), points()], "")
+    with pytest.raises(ValueError, match="n_frames = 1"):
+        animate([points(), points()], "two", n_frames=1)
+    with pytest.raises(ValueError, match="at least one set"):
+        scatter_row([])
+    for name, given in {"titles": ["one"], "truths": [CORNER] * 3, "colours": ["red"]}.items():
+        with pytest.raises(ValueError, match=f"{len(given)} {name} for 2 sets: give one for each"):
+            scatter_row([points(), points()], **{{"truths": "truth", "colours": "color"}.get(name, name): given})
+    for name, given in {"titles": ["one"], "truth": [CORNER] * 3}.items():
+        with pytest.raises(ValueError, match=f"{len(given)} {name}s? for 2 states: give one for each"):
+            animate([points(), points()], "two", **{name: given})
+
+
+def test_an_error_leaves_no_figure_open():
+    class Broken:
+        def log_prob(self, x):
+            raise ArithmeticError
+
+    for wrong in (
+        lambda: animate([points(), torch.zeros(4, 3)], "a state of another shape"),
+        lambda: animate([points(), points()], "too few titles", titles=["one"]),
+        lambda: scatter_row([points(), points()], titles=["one"]),
+        lambda: scatter_row([points(), torch.zeros(4, 3)]),
+        lambda: trajectory([points(), torch.zeros(4, 3)]),
+        lambda: animate([points(), points()], "found while drawing", truth=Broken()),
+    ):
+        with pytest.raises((ValueError, ArithmeticError)):
+            wrong()
+        assert not plt.get_fignums()
+
+
+def test_points_that_are_no_numbers_are_counted_in_the_picture():
+    x = points(5)
+    said = lambda ax: [text.get_text() for text in ax.texts if text.get_text()]  # noqa: E731
+    assert said(scatter_2d(x)) == said(trajectory([x, x])) == []
+    broken = x.clone()
+    broken[1, 0], broken[3] = float("nan"), float("inf")
+    ax = scatter_2d(broken)
+    assert said(ax) == ["2 of 5 points are not finite"]
+    drawn = np.ma.getmaskarray(ax.collections[0].get_offsets()).any(1)
+    assert drawn.tolist() == [False, True, False, True, False]  # masked: not drawn
+    assert said(trajectory([x, broken, broken])) == ["2 of 5 points are not finite"]
+    film = animate([x, broken, x], "three states")
+    assert (np.asarray(film.frames[0]) == np.asarray(film.frames[2])).all()  # the words go with their state
+    plain = animate([x, x[[0, 2, 4]], x], "three states").frames[1]
+    differing = np.argwhere((np.asarray(film.frames[1]) != np.asarray(plain)).any(2))
+    assert len(differing) and differing[:, 0].min() > 0.8 * plain.height  # words below, the finite points as ever
