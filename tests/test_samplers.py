@@ -327,6 +327,7 @@ def test_ddim_equals_diffusers(diffusers, eta, n):
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("n", [20, 50])
 def test_dpmpp_2m_equals_diffusers(diffusers, n):
     schedule = LinearSchedule()
