@@ -1,7 +1,8 @@
 """What does each page and each lab cost to run, and how long is each module?
 
 Every page with code and every solved lab is run in a kernel of its own, as a reader would; the kernel itself says at
-the end how much memory it has had at most. Limits of the course: 60 seconds a lab, 2 GB anywhere.
+the end how much processor time it took (on an idle machine, what the seconds come from) and how much memory it has had
+at most. Limits of the course: 60 seconds a lab, 2 GB anywhere.
 
     python benchmarks/costs.py [name ...]        # only the pages and labs whose path holds one of the names
 """
@@ -18,21 +19,27 @@ from nbformat.v4 import new_code_cell
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
-PEAK = "import resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # kilobytes, on Linux
+USAGE = """\
+import resource
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)  # seconds and, on Linux, kilobytes
+"""
 
 
 def run(path):
-    """(seconds, gigabytes, how it ended) of a text notebook."""
+    """(seconds, seconds of processor time, gigabytes, how it ended) of a text notebook."""
     notebook = jupytext.read(path)
-    notebook.cells.append(new_code_cell(PEAK))
+    notebook.cells.append(new_code_cell(USAGE))
     client = NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": path.parent}})
     started = time.perf_counter()
     try:
         client.execute(stderr=subprocess.DEVNULL)  # of the kernel's start, not of the cells
     except CellExecutionError as error:
-        return time.perf_counter() - started, float("nan"), f"{error.ename}: {error.evalue.splitlines()[0]}"
+        nan = float("nan")
+        return time.perf_counter() - started, nan, nan, f"{error.ename}: {error.evalue.splitlines()[0]}"
     seconds = time.perf_counter() - started
-    return seconds, int(notebook.cells[-1].outputs[0].text) * 1024 / 1e9, ""
+    processor, kilobytes = (float(number) for number in notebook.cells[-1].outputs[0].text.split())
+    return seconds, processor, kilobytes * 1024 / 1e9, ""
 
 
 def has_code(path):
@@ -44,10 +51,13 @@ def main():
     pages = [p for p in sorted(ROOT.glob("book/*.md")) if p.read_text().startswith("---") and has_code(p)]
     sources = [*pages, *sorted(ROOT.glob("solutions/*/*.py"))]
     chosen = [p for p in sources if not names or any(name in str(p.relative_to(ROOT)) for name in names)]
-    print(f"{'page or lab':<44}{'seconds':>8}{'GB':>7}")
+    print(f"{'page or lab':<44}{'seconds':>8}{'of cores':>10}{'GB':>7}")
     for path in tqdm(chosen, leave=False, disable=None):
-        seconds, gigabytes, end = run(path)
-        print(f"{path.relative_to(ROOT)!s:<44}{seconds:>8.0f}{gigabytes:>7.2f}  {end}".rstrip(), flush=True)
+        seconds, processor, gigabytes, end = run(path)
+        print(
+            f"{path.relative_to(ROOT)!s:<44}{seconds:>8.0f}{processor:>10.0f}{gigabytes:>7.2f}  {end}".rstrip(),
+            flush=True,
+        )
 
     print(f"\n{'module':<44}{'lines':>8}")
     for folder in ("", "exercises", "authoring", "grading"):
