@@ -33,9 +33,9 @@ def scatter_2d(x, ax=None, truth=None, title=None, color=DATA, size=4, limit=LIM
 
 
 def scatter_row(sets, titles=None, truth=None, color=DATA, size=3, limit=LIMIT):
-    """A row of scatter plots, one for each (N, 2) of `sets`; `truth` is a mixture or one for each. Returns the axes.
+    """Scatter plots side by side, at most four in a row, one for each (N, 2) of `sets`; returns the axes.
 
-    Raises ValueError where there is no set, or another number of truths, titles or colours than of sets.
+    `truth` is a mixture or one for each. Raises ValueError where there is no set, or another number of truths, titles or colours than of sets.
     """
     sets = [_numpy(x) for x in sets]
     n = len(sets)
@@ -43,8 +43,14 @@ def scatter_row(sets, titles=None, truth=None, color=DATA, size=3, limit=LIMIT):
         raise ValueError("there is nothing to draw: give at least one set of points")
     truths, colors = _each("truths", truth, n, "sets"), _each("colours", color, n, "sets")
     titles = _each("titles", titles and list(titles), n, "sets")
-    side, lines = min(2.4, 14 / n), max(str(title).count("\n") + 1 if title else 0 for title in titles)
-    axes = plt.subplots(1, n, figsize=(side * n, side + 0.22 * lines), layout="constrained", squeeze=False)[1][0]
+    rows = math.ceil(n / 4)  # small pictures in one long row can't be read on a phone
+    columns = math.ceil(n / rows)
+    lines = max(str(title).count("\n") + 1 if title else 0 for title in titles)
+    size_in_inches = (2.4 * columns, (2.4 + 0.22 * lines) * rows)
+    axes = plt.subplots(rows, columns, figsize=size_in_inches, layout="constrained", squeeze=False)[1].flatten()
+    for empty in axes[n:]:
+        empty.remove()
+    axes = axes[:n]
     for ax, *args in zip(axes, sets, truths, titles, colors, strict=True):
         x, exact, title, c = args
         scatter_2d(x, ax, exact, title, c, size, limit)
