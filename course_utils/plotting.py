@@ -35,7 +35,8 @@ def scatter_2d(x, ax=None, truth=None, title=None, color=DATA, size=4, limit=LIM
 def scatter_row(sets, titles=None, truth=None, color=DATA, size=3, limit=LIMIT):
     """Scatter plots side by side, at most four in a row, one for each (N, 2) of `sets`; returns the axes.
 
-    `truth` is a mixture or one for each. Raises ValueError where there is no set, or another number of truths, titles or colours than of sets.
+    `truth` is a mixture or one for each. Raises ValueError where there is no set, or another number of truths, titles
+    or colours than of sets.
     """
     sets = [_numpy(x) for x in sets]
     n = len(sets)
