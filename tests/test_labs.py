@@ -1,5 +1,8 @@
 """The students' notebooks, run as they are handed out: nothing stops but what is not written yet."""
 
+import subprocess
+import sys
+
 import nbformat
 import pytest
 from lab_tools import ROOT, grade_id, shortened
@@ -24,6 +27,17 @@ def test_the_students_notebook_stops_only_at_unwritten_answers(lab, tmp_path):
             assert not (output.output_type == "stream" and output.name == "stderr" and grade_id(cell)), output.text
         unwritten += grade_id(cell) in graded and "not written yet" in str(cell.get("outputs"))
     assert unwritten == len([cell for cell in notebook.cells if grade_id(cell) in graded and cell.cell_type == "code"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lab", LABS, ids=lambda path: path.stem)
+def test_the_solved_lab_passes_nbmake(lab, tmp_path):
+    """With training shortened; the stand-in for Colab runs it whole."""
+    file = tmp_path / f"{lab.stem}.ipynb"
+    nbformat.write(shortened(source_notebook(lab)), file)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "--nbmake", "--nbmake-timeout=300", file]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0 and "1 passed" in ran.stdout, ran.stdout[-3000:]
 
 
 @pytest.mark.parametrize("lab", LABS, ids=lambda path: path.stem)
