@@ -7,7 +7,7 @@ the two functions below are the only place where one is turned into another.
 import torch
 from torch import nn
 
-from course_utils.schedules import check_schedule
+from course_utils.schedules import check_schedule, check_shapes
 
 KINDS = ("eps", "x0", "v", "score")
 
@@ -76,12 +76,13 @@ def diffusion_loss(denoiser, x0, y=None, t=None, noise=None):
     if not all(hasattr(denoiser, part) for part in ("net", "schedule", "prediction")):
         raise TypeError("the loss needs a network and its schedule: give a Denoiser(net, schedule), not a function")
     schedule = denoiser.schedule
-    t = schedule.sample_t(len(x0), antithetic=True, device=x0.device).to(x0.dtype) if t is None else t
+    t = schedule.sample_t(len(x0), antithetic=True).to(x0.dtype) if t is None else t
     noise = torch.randn_like(x0) if noise is None else noise
-    x = schedule.add_noise(x0, t, noise)
+    check_shapes(x0=x0, noise=noise)
     alpha, sigma = schedule.at(t, x0)
-    if not (sigma > 0).all():
+    if not (torch.as_tensor(t) > 0).all():
         raise ValueError("at t = 0 there is no noise to predict: give times above 0, such as schedule.sample_t(n)")
+    x = alpha * x0 + sigma * noise
     target = from_x0(denoiser.prediction, x0, x, alpha, sigma)
     t = torch.as_tensor(t, dtype=x0.dtype, device=x0.device).expand(len(x0))
     return (denoiser.net(x, t, y) - target).square().mean()

@@ -108,13 +108,13 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="the network has no classes"):
         MLP()(points(), times(), torch.zeros(6, dtype=torch.long))
     for t in (torch.zeros(3), torch.zeros(6, 1), 0.5):
-        with pytest.raises(ValueError, match=r"takes a time for each of the 6 points: \(6,\)"):
+        with pytest.raises(ValueError, match=r"takes a time for each of the 6 samples: \(6,\)"):
             MLP()(points(), t)
     for labels in ([0, 1, 2, 3, 0, 0], [-2, 0, 0, 0, 0, 0]):
         with pytest.raises(ValueError, match="labels run from -1 .* to 2"):
             MLP(n_classes=3)(points(), times(), torch.tensor(labels))
     for labels in (1, [0] * 6, torch.zeros(6), torch.zeros(6) > 0, torch.zeros(5).long(), torch.zeros(6, 1).long()):
-        with pytest.raises(ValueError, match=r"takes whole numbers, one for each of the 6 points: \(6,\)"):
+        with pytest.raises(ValueError, match=r"takes whole numbers, one for each of the 6 samples: \(6,\)"):
             MLP(n_classes=3)(points(), times(), labels)
     for sizes in ({"depth": 0}, {"width": 0}, {"dim": 0}, {"n_classes": 0}, {"n_classes": -1}):
         ((name, size),) = sizes.items()
