@@ -10,7 +10,7 @@ from course_utils.images import check_split, hand_over
 
 SIDE = 32  # pixels
 N_SHAPES = {"train": 20_000, "test": 2_000}
-SIZE = (7.0, 12.0)  # pixels from a shape's centre to its farthest point
+SIZE = (7.0, 12.0)  # pixels: the radius of the disc that a shape lies in
 TURN = np.deg2rad(20)  # to either side: heart and arrow stay upright
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue (ITU-R BT.601)
 DARK, LIGHT = (0.05, 0.3), (0.6, 0.95)  # luminance of the ground, or of the shape on the other
@@ -37,8 +37,8 @@ def load_shapes(split="train", n=None, seed=0, as_uint8=False, quiet=False):
 def coverage(name, centre, size, turn=0.0):
     """How much of each pixel a shape covers: (n, 32, 32) in [0, 1].
 
-    centre (n, 2): x and y in pixels, from the upper left corner; size (n,): from there to the shape's farthest point,
-    in pixels; turn (n,): anticlockwise, in radians. Raises KeyError for another name than those in `SHAPES`.
+    centre (n, 2): x and y in pixels, from the upper left corner; size (n,): the radius in pixels of the disc around the
+    centre that the shape lies in; turn: (n,) or one for all, anticlockwise, in radians.
     """
     centre, size, turn = (np.asarray(value, np.float32) for value in (centre, size, turn))
     middle = np.arange(SIDE, dtype=np.float32) + 0.5
@@ -49,13 +49,17 @@ def coverage(name, centre, size, turn=0.0):
     return np.clip(0.5 - distance, 0, 1)
 
 
-def colour(hue, luminance):
-    """The purest colour of a hue in [0, 1] that has a luminance in [0, 1]: (n,), (n,) -> (n, 3) in [0, 1]."""
+def colour(hue, luminance, purity=1.0):
+    """The colour of a hue in [0, 1] with a luminance in [0, 1]: (n,), (n,) -> (n, 3) in [0, 1].
+
+    With purity 1 it is the purest there is, with 0 the grey of this luminance.
+    """
     rgb = np.clip(np.abs(((hue[:, None] + [0, 2 / 3, 1 / 3]) % 1) * 6 - 3) - 1, 0, 1)
     own = rgb @ LUMINANCE.astype(rgb.dtype)
     lighter = np.clip((luminance - own) / (1 - own), 0, None)[:, None]  # towards white
     darker = np.minimum(luminance / own, 1)[:, None]  # towards black
-    return np.where(lighter > 0, rgb + (1 - rgb) * lighter, rgb * darker)
+    purest = np.where(lighter > 0, rgb + (1 - rgb) * lighter, rgb * darker)
+    return luminance[:, None] + purity * (purest - luminance[:, None])
 
 
 def _draw(labels, rng):
@@ -81,12 +85,14 @@ def _draw(labels, rng):
 
 
 def _colours(n, rng):
-    """The ground's two colours (n, 2, 3) and the shape's (n, 3): one dark, the other light, in even odds."""
+    """The ground's two colours (n, 2, 3), softened, and the shape's (n, 3): one is dark, the other light, at even odds."""
     light_ground = rng.random((n, 1)) < 0.5
     ground = np.where(light_ground, rng.uniform(*LIGHT, (n, 2)), rng.uniform(*DARK, (n, 2)))
     shape = np.where(light_ground, rng.uniform(*DARK, (n, 1)), rng.uniform(*LIGHT, (n, 1)))
     hue = rng.random((n, 1)) + [0, 0.1]  # neighbours on the wheel
-    return np.stack([colour(hue[:, i], ground[:, i]) for i in (0, 1)], 1), colour(rng.random(n), shape[:, 0])
+    return np.stack([colour(hue[:, i], ground[:, i], purity=0.5) for i in (0, 1)], 1), colour(
+        rng.random(n), shape[:, 0]
+    )
 
 
 # Signed distances in units of the size: x to the right, y upwards, (n, 32, 32) each. No shape leaves the unit disc.
