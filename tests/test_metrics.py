@@ -1,15 +1,28 @@
-"""Distances between samples: closed forms, a second library, and what every distance must do."""
+"""Distances between samples: closed forms, a second library, and what every distance must do.
+
+And what a classifier says of pictures.
+"""
 
 import math
 
 import numpy as np
 import ot
 import pytest
+import scipy.linalg
 import torch
+from torch import nn
 
-from course_utils.metrics import energy_distance, mmd, sliced_wasserstein
+from course_utils.metrics import (
+    classifier_accuracy,
+    classifier_features,
+    energy_distance,
+    frechet_distance,
+    frechet_gaussians,
+    mmd,
+    sliced_wasserstein,
+)
 
-METRICS = [sliced_wasserstein, energy_distance, mmd]
+METRICS = [sliced_wasserstein, energy_distance, mmd, frechet_distance]
 
 
 def normal(*shape, seed=0):
@@ -152,3 +165,192 @@ def test_a_distance_needs_directions_and_a_width():
 def test_mmd_needs_pairs():
     with pytest.raises(ValueError, match="at least two points in each set"):
         mmd(normal(1, 2), normal(5, 2))
+
+
+def covariance(dim, seed=0, rank=None):
+    factor = normal(dim, rank or dim, seed=seed)
+    return factor @ factor.T / dim
+
+
+def points_of(mean, cov, n, seed=0):
+    """n points whose mean and (unbiased) covariance are exactly those given."""
+    x = normal(n, len(mean), seed=seed)
+    x = x - x.mean(0)
+    x = torch.linalg.solve_triangular(torch.linalg.cholesky(x.T @ x / (n - 1)), x.T, upper=False).T
+    return x @ torch.linalg.cholesky(cov).T + mean
+
+
+def rotation(dim, seed=0):
+    return torch.linalg.qr(normal(dim, dim, seed=seed))[0]
+
+
+def test_frechet_of_gaussians_along_the_same_axes():
+    """Commuting covariances: |mean1 - mean2|^2 plus the squared difference of the standard deviations on each axis."""
+    std1, std2 = torch.tensor([[1.0, 2.0, 0.5, 3.0], [2.0, 2.0, 0.1, 0.0]], dtype=torch.float64)
+    axes = rotation(4)
+    cov1, cov2 = ((axes * std**2) @ axes.T for std in (std1, std2))
+    mean1, mean2 = normal(4, seed=1), normal(4, seed=2)
+    exact = (mean1 - mean2).square().sum() + (std1 - std2).square().sum()
+    assert frechet_gaussians(mean1, cov1, mean2, cov2) == pytest.approx(exact.item(), rel=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_frechet_of_gaussians_in_the_plane(seed):
+    """The 2x2 matrix cov1 cov2 has eigenvalues a, b > 0, and (sqrt a + sqrt b)^2 = trace + 2 sqrt(det)."""
+    cov1, cov2 = covariance(2, seed=2 * seed), covariance(2, seed=2 * seed + 1)
+    assert not torch.allclose(cov1 @ cov2, cov2 @ cov1, atol=1e-3)
+    root = math.sqrt((cov1 @ cov2).trace() + 2 * math.sqrt(cov1.det() * cov2.det()))
+    exact = cov1.trace() + cov2.trace() - 2 * root
+    assert frechet_gaussians(torch.zeros(2), cov1, torch.zeros(2), cov2) == pytest.approx(exact.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("dim", [1, 3, 20, 128])
+def test_frechet_equals_scipy_s_root(dim):
+    mean1, mean2, cov1, cov2 = normal(dim), normal(dim, seed=1), covariance(dim, seed=2), covariance(dim, seed=3)
+    root = scipy.linalg.sqrtm((cov1 @ cov2).numpy()).real
+    exact = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * np.trace(root)
+    assert frechet_gaussians(mean1, cov1, mean2, cov2) == pytest.approx(exact.item(), rel=1e-7)
+    x, y = points_of(mean1, cov1, 200), points_of(mean2, cov2, 150, seed=1)
+    assert frechet_distance(x, y) == pytest.approx(exact.item(), rel=1e-7)
+
+
+def test_frechet_takes_the_unbiased_covariance_of_both_sets():
+    """Two points 0 and 2 have variance 2, not 1; three at 0 have none: sqrt(2)^2 + 1 apart, either way round."""
+    x, y = torch.tensor([[0.0], [2.0]]), torch.zeros(3, 1)
+    assert frechet_distance(x, y) == frechet_distance(y, x) == pytest.approx(3)
+
+
+def test_frechet_is_the_squared_wasserstein_distance_of_gaussians():
+    """The best linear map from N(0, cov1) to N(0, cov2) carries points to their partners: POT finds its cost."""
+    cov1, cov2 = covariance(2, seed=4), covariance(2, seed=5)
+    root = torch.as_tensor(scipy.linalg.sqrtm(cov1.numpy()))
+    middle = torch.as_tensor(scipy.linalg.sqrtm((root @ cov2 @ root).numpy()))
+    x = points_of(torch.zeros(2).double(), cov1, 300)
+    y = x @ (root.inverse() @ middle @ root.inverse())
+    cost = ot.emd2(np.full(300, 1 / 300), np.full(300, 1 / 300), ot.dist(x.numpy(), y.numpy()))
+    assert frechet_distance(x, y) == pytest.approx(cost * 300 / 299, rel=1e-6)
+
+
+def test_frechet_of_moved_turned_and_scaled_sets():
+    x, y, turn = normal(60, 5) * torch.arange(1, 6), normal(70, 5, seed=1) + 1, rotation(5)
+    shift = torch.arange(5.0)
+    assert frechet_distance(x, x + shift) == pytest.approx(30, rel=1e-9)
+    assert frechet_distance(x @ turn, y @ turn) == pytest.approx(frechet_distance(x, y), rel=1e-9)
+    assert frechet_distance(3 * x, 3 * y) == pytest.approx(9 * frechet_distance(x, y), rel=1e-9)
+    assert frechet_distance(x, x @ turn) > 1  # the same mean and spread, along other axes
+
+
+@pytest.mark.parametrize(("n", "dim"), [(100, 3), (10, 64), (2, 8)])
+def test_frechet_of_a_set_and_itself_is_zero(n, dim):
+    """Also with fewer points than dimensions, where the covariance has eigenvalues that are 0 up to rounding."""
+    x = 10 * normal(n, dim) + 5
+    assert 0 <= frechet_distance(x, x) < 1e-9 * x.square().sum(1).mean()
+
+
+def test_frechet_of_flat_sets():
+    """Sets on two planes at right angles: nothing is shared, and the distance is the sum of their variances."""
+    x, y = torch.zeros(5, 8).double(), torch.zeros(6, 8).double()
+    x[:, :2], y[:, 2:4] = normal(5, 2), normal(6, 2, seed=1)
+    exact = (x.mean(0) - y.mean(0)).square().sum() + x.var(0).sum() + y.var(0).sum()
+    assert frechet_distance(x, y) == pytest.approx(exact.item(), rel=1e-7)
+
+
+def test_frechet_of_few_points_is_too_large():
+    """Two draws of one distribution: about 1/N apart, which is why N must be the same in a comparison."""
+    means = []
+    for n in (50, 100, 200):
+        means.append(np.mean([frechet_distance(normal(n, 4, seed=s), normal(n, 4, seed=s + 99)) for s in range(40)]))
+    assert means[0] > 1.5 * means[1] > 2.25 * means[2] > 0
+
+
+def test_bad_gaussians_are_named():
+    with pytest.raises(ValueError, match="at least 2 points, not 1"):
+        frechet_distance(normal(1, 2), normal(5, 2))
+    zero, one = torch.zeros(2), torch.eye(2)
+    with pytest.raises(
+        ValueError, match=r"means \(D,\) and covariances \(D, D\) are compared, not \(2,\), \(2, 2\), \(3,"
+    ):
+        frechet_gaussians(zero, one, torch.zeros(3), torch.eye(3))
+    with pytest.raises(ValueError, match=r"a covariance has the shape \(D, D\), not \(2,\)"):
+        frechet_gaussians(zero, torch.ones(2), zero, one)
+    with pytest.raises(ValueError, match="not symmetric"):
+        frechet_gaussians(zero, torch.tensor([[1.0, 0.5], [0.0, 1.0]]), zero, one)
+    with pytest.raises(ValueError, match="a negative eigenvalue, -1"):
+        frechet_gaussians(zero, one, zero, torch.diag(torch.tensor([1.0, -1.0])))
+    with pytest.raises(ValueError, match="a mean holds numbers that are not finite"):
+        frechet_gaussians(zero, one, zero * float("nan"), one)
+
+
+class Quadrants(nn.Module):
+    """A classifier whose answers are known: the class is the quadrant of a picture with the largest mean."""
+
+    def __init__(self, n_classes=4):
+        super().__init__()
+        self.unused, self.batches, self.n_classes = nn.Dropout(0.9), [], n_classes
+
+    def features(self, x):
+        assert not self.training and not torch.is_grad_enabled()
+        self.batches.append(len(x))
+        return self.unused(nn.functional.adaptive_avg_pool2d(x.mean(1, keepdim=True), 2).flatten(1))
+
+    def forward(self, x):
+        return self.features(x)[:, : self.n_classes]
+
+
+def quadrant_pictures(n):
+    labels = torch.arange(n) % 4
+    images = torch.full((n, 3, 2, 2), -1.0)
+    images[torch.arange(n), :, labels // 2, labels % 2] = 1
+    return images.repeat_interleave(4, 2).repeat_interleave(4, 3), labels
+
+
+def test_accuracy_is_the_share_of_right_answers():
+    images, labels = quadrant_pictures(30)
+    classifier = Quadrants()
+    assert classifier_accuracy(classifier, images, labels) == 1
+    wrong = labels.clone()
+    wrong[:6] = (wrong[:6] + 1) % 4
+    assert classifier_accuracy(classifier, images, wrong, batch_size=7) == pytest.approx(24 / 30)
+    assert classifier_accuracy(classifier, images, wrong.tolist()) == pytest.approx(24 / 30)
+    assert classifier.batches == [30, 7, 7, 7, 7, 2, 30]
+    assert classifier_accuracy(classifier, images.flip(2, 3), labels) == 0
+
+
+def test_features_do_not_depend_on_the_batches():
+    images, _ = quadrant_pictures(30)
+    features = classifier_features(Quadrants(), images, batch_size=7)
+    assert features.shape == (30, 4) and not features.requires_grad
+    assert torch.equal(features, classifier_features(Quadrants(), images))
+    assert frechet_distance(features, features) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_classifier_is_left_in_the_mode_it_was_in():
+    images, labels = quadrant_pictures(8)
+    classifier = Quadrants()
+    for whole, part in ((True, True), (True, False), (False, True)):  # a part may be frozen by itself
+        classifier.training, classifier.unused.training = whole, part
+        classifier_accuracy(classifier, images, labels)
+        classifier_features(classifier, images)
+        with pytest.raises(ValueError):
+            classifier_accuracy(classifier, images * float("nan"), labels)
+        assert (classifier.training, classifier.unused.training) == (whole, part)
+
+
+def test_bad_pictures_and_labels_are_named():
+    images, labels = quadrant_pictures(8)
+    classifier = Quadrants()
+    for bad in (labels[:5], labels.double(), labels[:, None], labels > 0):
+        with pytest.raises(ValueError, match="give a whole number for each of the 8 images"):
+            classifier_accuracy(classifier, images, bad)
+    for bad in (labels - 1, labels + 1):
+        with pytest.raises(ValueError, match="labels run from .* one for each class is needed"):
+            classifier_accuracy(classifier, images, bad)
+    with pytest.raises(ValueError, match="one for each class is needed"):
+        classifier_accuracy(Quadrants(n_classes=2), images, labels)
+    with pytest.raises(ValueError, match="not finite: did the sampler"):
+        classifier_features(classifier, images / 0)
+    for bad in (images[0], images[:0]):
+        with pytest.raises(ValueError, match=r"give at least one, as a tensor \(N, C, H, W\)"):
+            classifier_features(classifier, bad)
+    with pytest.raises(ValueError, match="batch_size = 0"):
+        classifier_features(classifier, images, batch_size=0)
