@@ -191,7 +191,9 @@ def test_frechet_of_gaussians_along_the_same_axes():
     cov1, cov2 = ((axes * std**2) @ axes.T for std in (std1, std2))
     mean1, mean2 = normal(4, seed=1), normal(4, seed=2)
     exact = (mean1 - mean2).square().sum() + (std1 - std2).square().sum()
-    assert frechet_gaussians(mean1, cov1, mean2, cov2) == pytest.approx(exact.item(), rel=1e-8)
+    assert frechet_gaussians(mean1, cov1, mean2, cov2) == pytest.approx(
+        exact.item(), rel=1e-7
+    )  # the axis of width 0 costs half the digits
 
 
 @pytest.mark.parametrize("seed", range(5))
