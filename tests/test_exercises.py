@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from course_utils import models, training
 from course_utils.denoiser import Denoiser, diffusion_loss
 from course_utils.exercises import EXERCISES, Exercise, __main__, check, grade, working
 from course_utils.exercises.__main__ import student
 from course_utils.exercises.comparing import difference
 from course_utils.exercises.ddpm_2d import ToyNet, gaussian_net, schedule_of
 from course_utils.samplers import ddim, ddpm
-from course_utils.schedules import LinearSchedule, QuadraticSchedule
+from course_utils.schedules import CosineSchedule, LinearSchedule, QuadraticSchedule
 from course_utils.training import warmed_up
 
 SEEDS = (100, 101)
@@ -30,6 +31,12 @@ def named(kind):
     """Every (exercise, name) of its misconceptions or equivalents, as parameters of a test."""
     pairs = [(e, name) for e in EXERCISES.values() for name in getattr(e, kind)]
     return pytest.mark.parametrize("exercise, name", pairs, ids=[f"{e.id}-{name}" for e, name in pairs])
+
+
+def takes_tensors(exercise):
+    """Whether it takes anything that an answer could change, and not numbers only."""
+    _, inputs = next(exercise.cases(torch.Generator().manual_seed(0)))
+    return not all(isinstance(v, (int, float)) for v in inputs.values())
 
 
 def right_answer(exercise):
@@ -138,6 +145,11 @@ FINISHED = {
         )
     ),
     "ddpm_2d.fix_the_sampler": lambda net, x, beta, ab, noise: ddpm_step(net, x, 1, beta, ab, None),
+    "ddpm_mnist.time_embedding": lambda t, dim: models.TimeEmbedding(dim)(t),
+    "ddpm_mnist.group_norm": lambda x, groups, eps: models.group_norm(x.shape[1])(x),
+    "ddpm_mnist.residual_block": lambda x, context, layers: models.ResidualBlock(8, 8, 5)(x, context),
+    "ddpm_mnist.cosine_alpha_bar": lambda T, s, beta_max: CosineSchedule(T, s, beta_max).alpha_bar,
+    "ddpm_mnist.drop_labels": training.drop_labels,
 }
 
 
@@ -198,10 +210,21 @@ SPOILT = {
 }
 
 
+LABELS = {  # whole numbers are spoilt in other words
+    "constant": "is 0 everywhere",
+    "NaN": "is float32; it should be int64",
+    "negated": "has wrong values",
+    "a little off": "is float32; it should be int64",
+    "wrong dtype": "is float16; it should be int64",
+}
+
+
 @each_exercise
 @pytest.mark.parametrize("kind", SPOILT)
 def test_a_spoilt_answer_is_refused_with_its_reason(exercise, kind):
     change, words = SPOILT[kind]
+    if exercise.id == "ddpm_mnist.drop_labels":
+        words = LABELS.get(kind, words)
     answer = changed(exercise, change)
     with pytest.raises(AssertionError, match=words) as raised:
         grade(exercise.id, answer)
@@ -259,7 +282,7 @@ def test_a_list_of_another_length_is_refused(n, words):
     assert not result and words in result.reason
 
 
-@pytest.mark.parametrize("exercise", [e for e in EXERCISES.values() if e.name != "quadratic_betas"])  # it takes numbers
+@pytest.mark.parametrize("exercise", [e for e in EXERCISES.values() if takes_tensors(e)])
 def test_an_answer_that_changes_its_inputs_is_refused(exercise):
     answer = right_answer(exercise)
 
