@@ -124,7 +124,7 @@ def _request(url, part, have, quiet):
             have = 0
         length = response.headers.get("Content-Length")
         size = have + int(length) if length else None
-        options = {"total": size, "initial": have, "unit": "B", "unit_scale": True, "disable": quiet or None}
+        options = {"total": size, "initial": have, "unit": "B", "unit_scale": True, "disable": quiet}
         with open(part, "ab" if have else "wb") as file, tqdm(desc=part.name.split(".")[0], **options) as bar:
             while chunk := _read(response):
                 file.write(chunk)

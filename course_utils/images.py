@@ -67,7 +67,7 @@ def load_mnist(split="train", source="embedded", as_uint8=False, quiet=False):
     else:
         names = [name for name in MNIST_SHA256 if name.startswith("train" if split == "train" else "t10k")]
         if source == "download":
-            paths = [_fetch_mnist(name) for name in names]
+            paths = [_fetch_mnist(name, quiet) for name in names]
             what = f"MNIST digits, downloaded, in {paths[0].parent}"
         else:
             paths = [
@@ -94,7 +94,7 @@ def load_cifar10(split="train", source="download", as_uint8=False, quiet=False):
             "Without a network, load_shapes() draws ten classes of 32 x 32 pictures; or give the source of "
             "load_cifar10 as the archive, an .npz or a folder of class folders."
         )
-        path = fetch(CIFAR10_URLS, CIFAR10_SHA256, CIFAR10_ARCHIVE, advice=advice)
+        path = fetch(CIFAR10_URLS, CIFAR10_SHA256, CIFAR10_ARCHIVE, advice, quiet=quiet)
         what = f"CIFAR-10, downloaded, in {path.parent}"
     else:
         path = _existing(source, "CIFAR-10", "'download', an .npz, the archive or a folder")
@@ -147,13 +147,13 @@ def _embedded_mnist(split):
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
 
 
-def _fetch_mnist(name):
+def _fetch_mnist(name, quiet):
     advice = (
         "Without a network, load_mnist(source='embedded') gives 5,000 of the digits; or give the source as a folder "
         f"with {name}.gz and its like."
     )
     urls = [f"{mirror}{name}.gz" for mirror in MNIST_MIRRORS]
-    return fetch(urls, MNIST_SHA256[name], f"mnist/{name}.gz", advice=advice, opened=gzip.open)
+    return fetch(urls, MNIST_SHA256[name], f"mnist/{name}.gz", advice, opened=gzip.open, quiet=quiet)
 
 
 def _find_idx(folder, name):

@@ -85,7 +85,7 @@ def _draw(labels, rng):
 
 
 def _colours(n, rng):
-    """The ground's two colours (n, 2, 3), softened, and the shape's (n, 3): one is dark, the other light, at even odds."""
+    """The ground's two colours (n, 2, 3), soft, and the shape's (n, 3): one is dark, the other light, at even odds."""
     light_ground = rng.random((n, 1)) < 0.5
     ground = np.where(light_ground, rng.uniform(*LIGHT, (n, 2)), rng.uniform(*DARK, (n, 2)))
     shape = np.where(light_ground, rng.uniform(*DARK, (n, 1)), rng.uniform(*LIGHT, (n, 1)))
