@@ -7,6 +7,11 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import trange
 
+from course_utils.classifier import SmallClassifier
+from course_utils.denoiser import Denoiser
+from course_utils.models import FourierFeatures, UNet
+from course_utils.schedules import CosineSchedule
+
 
 def batches(data, batch_size, generator=None):
     """Random batches for ever. `data` is a tensor (N, ...) or a tuple of them (points and labels), shuffled each epoch.
@@ -104,10 +109,23 @@ def _scalar(loss):
     raise TypeError(f"loss_fn returned {given}; training needs one number as a tensor, such as errors.square().mean()")
 
 
-def save(model, path):
+def drop_labels(y, p, generator=None):
+    """Labels (B,) with each, with probability p, replaced by -1, the null class (Ho & Salimans 2022, algorithm 1).
+
+    A network trained so speaks for a class and for all together. Raises ValueError where p is not in [0, 1].
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"p = {p}; a probability lies in [0, 1]")
+    device = generator.device if generator else y.device
+    dropped = torch.rand(y.shape, generator=generator, device=device) < p
+    return torch.where(dropped.to(y.device), -1, y)
+
+
+def save(model, path, dtype=None):
     """Write a model's weights to `path` (safetensors); an interrupted write leaves the old file as it was.
 
-    A missing folder is made. Raises IsADirectoryError where `path` is a folder.
+    With `dtype`, floats are stored in that precision: torch.float16 halves the file. A missing folder is made. Raises
+    IsADirectoryError where `path` is a folder.
     """
     from safetensors.torch import save_file
 
@@ -116,7 +134,8 @@ def save(model, path):
         raise IsADirectoryError(f"{path} is a folder: give the name of a file in it, such as model.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, part)
+    values = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file({name: v.to(dtype) if dtype and v.is_floating_point() else v for name, v in values.items()}, part)
     part.replace(path)
 
 
@@ -138,3 +157,42 @@ def load(model, path):
         reason = str(error).splitlines()[1].strip()
         raise ValueError(f"the weights in {path} belong to another model: {reason}") from None
     return model
+
+
+def _pictures(net):
+    return Denoiser(net, CosineSchedule(None), "v")
+
+
+# The models that ship, as they are made; `python -m course_utils.train NAME` trains them.
+PRETRAINED = {
+    "mnist": lambda: _pictures(UNet(1, width=48, n_classes=10, patch=2)),
+    "mnist_classifier": lambda: SmallClassifier(1, width=24),
+    "shapes": lambda: _pictures(UNet(3, width=32, multipliers=(1, 2, 2), n_classes=10, patch=2)),
+    "shapes_classifier": lambda: SmallClassifier(3, width=16),
+    "cifar10": lambda: _pictures(
+        UNet(
+            3,
+            width=64,
+            multipliers=(1, 2, 2, 2),
+            n_blocks=2,
+            n_classes=10,
+            attention=2,
+            dropout=0.1,
+            time=FourierFeatures,
+        )
+    ),
+    "cifar10_classifier": lambda: SmallClassifier(3, width=32, n_blocks=2),
+}
+
+
+def load_pretrained(name):
+    """A model that ships with the course, in eval mode: a Denoiser ("mnist", "shapes", "cifar10"), or the classifier
+    that measures its pictures ("mnist_classifier", ...).
+
+    Classes are the data set's labels, -1 the null class. Raises ValueError for another name, and where the file is
+    damaged.
+    """
+    if name not in PRETRAINED:
+        raise ValueError(f"there is no pretrained model {name!r}; there are {', '.join(PRETRAINED)}")
+    model = load(PRETRAINED[name](), Path(__file__).parent / "weights" / f"{name}.safetensors")
+    return model.eval().requires_grad_(False)
