@@ -343,6 +343,7 @@ def parse(arguments):
     parser.add_argument("--lr", type=float)
     parser.add_argument("--ema-decay", type=float)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save-every", type=float, default=60.0, metavar="SECONDS")
     parser.add_argument("--float32", action="store_true", help="on a GPU: no bfloat16")
     parser.add_argument("--bfloat16", action="store_true", help="on a CPU: bfloat16, faster for large networks")
     parser.add_argument("--compile", action="store_true", help="compile the network first: pays for long runs")
@@ -390,7 +391,7 @@ def main(arguments=None):
             parameters = sum(p.numel() for p in run.task.model.parameters())
             print(f"{chosen.name}: {parameters:,} parameters, {len(run.task.train[0]):,} pictures, on {device}")
             print(f"in {run.out}" + (f", from step {run.step} on" if run.step else ""), flush=True)
-        model = run.train()
+        model = run.train(chosen.save_every)
         if run.rank == 0:
             weights = run.out / f"{chosen.name}.safetensors"
             save(model, weights, dtype=torch.float16)

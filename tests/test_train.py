@@ -1,0 +1,248 @@
+"""Real training: a killed run ends where an uninterrupted one does, and so do two processes; the log can be read."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from course_utils import train
+from course_utils.classifier import SmallClassifier
+from course_utils.data import load_mnist
+from course_utils.denoiser import Denoiser
+from course_utils.models import UNet
+from course_utils.schedules import T_MIN, CosineSchedule
+
+N, BATCH, EPOCHS = 64, 16, 4  # pictures, a batch, epochs: 16 steps
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A folder with the files of MNIST, but only a few of its digits."""
+    folder = tmp_path_factory.mktemp("digits")
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        images, labels = (part[:N].numpy() for part in load_mnist(split, as_uint8=True, quiet=True))
+        header = np.array([0x803, N, 28, 28], dtype=">i4").tobytes()
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        header = np.array([0x801, N], dtype=">i4").tobytes()
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(header + labels.astype("u1").tobytes())
+    return folder
+
+
+def small(width=8):
+    torch.manual_seed(0)
+    return Denoiser(UNet(1, width=width, n_classes=10, patch=2), CosineSchedule(None), "v")
+
+
+def start(digits, out, **options):
+    options = dict(model=small(), epochs=EPOCHS, batch_size=BATCH, lr=1e-3) | options
+    return train.start("mnist", out, str(digits), torch.device("cpu"), **options)
+
+
+def weights(run):
+    return torch.cat([p.detach().flatten() for p in run.average.module.parameters()])
+
+
+@pytest.fixture(scope="module")
+def whole(digits, tmp_path_factory):
+    """A run that nobody stopped."""
+    run = start(digits, tmp_path_factory.mktemp("whole"))
+    run.train()
+    return run
+
+
+@pytest.mark.parametrize("stop_at", [3, 4, 11])
+def test_a_stopped_run_ends_where_an_uninterrupted_one_does(digits, whole, tmp_path, stop_at, monkeypatch):
+    """Stopped in the middle of an epoch or at its end: weights, averages and table are the same to the last bit."""
+    run = start(digits, tmp_path)
+    batch = run.task.batch
+    monkeypatch.setattr(
+        run.task, "batch", lambda step, i: batch(step, i) if step < stop_at else signal.raise_signal(15)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    again = start(digits, tmp_path, model=small(width=8))
+    assert again.step == stop_at
+    again.train()
+    assert torch.equal(weights(again), weights(whole))
+    for mine, other in zip(again.task.model.parameters(), whole.task.model.parameters(), strict=True):
+        assert torch.equal(mine, other)
+    timeless = [{k: v for k, v in row.items() if k != "seconds"} for row in again.history]
+    assert timeless == [{k: v for k, v in row.items() if k != "seconds"} for row in whole.history]
+
+
+def command(digits, out, *more, processes=1):
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    options = ["--data", digits, "--out", out, "--epochs", EPOCHS, "--batch-size", BATCH, "--device", "cpu", *more]
+    return [sys.executable, *launch, "-m", "course_utils.train", "mnist", *map(str, options)]
+
+
+def final(out):
+    return load_file(out / "mnist.safetensors")
+
+
+@pytest.fixture(scope="module")
+def finished(digits, tmp_path_factory):
+    """The command, run to its end in one process."""
+    out = tmp_path_factory.mktemp("finished")
+    done = subprocess.run(command(digits, out), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{N} pictures, on cpu" in done.stdout and "The averaged weights are in" in done.stdout
+    return out
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_and_ends_the_same(digits, finished, tmp_path):
+    """kill -9 at whatever step it falls: the checkpoint is whole, and the end the same, byte for byte."""
+    process = subprocess.Popen(command(digits, tmp_path, "--save-every", 0), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "mnist.safetensors").exists()
+    done = subprocess.run(command(digits, tmp_path), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ", from step" in done.stdout
+    assert (tmp_path / "mnist.safetensors").read_bytes() == (finished / "mnist.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_model(digits, finished, tmp_path):
+    """Each takes half of the same batch: the mean of their gradients is the batch's, but for rounding."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command(digits, tmp_path, processes=2), capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("The averaged weights are in") == 1  # one of them speaks and writes
+    one, two = final(finished), final(tmp_path)
+    moved = max((one[name].float() - start.half().float()).abs().max() for name, start in initial().items())
+    for name in one:
+        assert (one[name].float() - two[name].float()).abs().max() < 0.02 * moved
+    rows = [list(csv.DictReader(open(out / "log.csv"))) for out in (finished, tmp_path)]
+    for mine, other in zip(*rows, strict=True):
+        assert float(mine["validation"]) == pytest.approx(float(other["validation"]), rel=1e-3)
+
+
+def initial():
+    torch.manual_seed(0)
+    return train.PRETRAINED["mnist"]().state_dict()
+
+
+def test_tensorboard_reads_the_log(whole):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(whole.out)).Reload()
+    assert {"loss", "validation", "lr"} <= set(log.Tags()["scalars"])
+    points = log.Scalars("validation")
+    assert [p.step for p in points] == [4, 8, 12, 16]
+    assert [p.value for p in points] == pytest.approx([row["validation"] for row in whole.history])
+
+
+def test_the_table_counts_what_was_computed(whole):
+    rows = list(csv.DictReader(open(whole.out / "log.csv")))
+    assert [int(row["step"]) for row in rows] == [4, 8, 12, 16]
+    flop = 3 * train.forward_flop(small().net, torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+    assert float(rows[-1]["pflop"]) == pytest.approx(EPOCHS * N * flop / 1e15)
+
+
+def test_operations_of_a_convolution():
+    """3x3, 2 to 3 channels, on 28x28: a multiplication and an addition each."""
+    net = torch.nn.Conv2d(1, 3, 3, padding=1)
+    assert train.forward_flop(net, torch.zeros(1, 1, 28, 28, dtype=torch.uint8)) == 2 * 9 * 1 * 3 * 28 * 28
+
+
+def test_every_picture_once_an_epoch_in_a_new_order(whole):
+    run = whole
+    epochs = [torch.cat([run.index(step) for step in range(4 * e, 4 * e + 4)]) for e in range(3)]
+    for order in epochs:
+        assert torch.equal(order.sort().values, torch.arange(N))
+    assert not torch.equal(epochs[0], epochs[1])
+    assert torch.equal(run.index(5), epochs[1][BATCH : 2 * BATCH])  # whatever was asked for before
+
+
+def test_times_are_spread_evenly_and_depend_on_the_step_alone(whole):
+    task = whole.task
+    t = task.times(7, 256)
+    assert torch.equal(task.times(2, 256), task.times(2, 256)) and torch.equal(t, task.times(7, 256))
+    assert t.min() >= T_MIN and t.max() <= 1
+    bins = torch.histc((t - T_MIN) / (1 - T_MIN), 256, 0, 1)
+    assert (bins == 1).all()  # a block of a Sobol sequence: one in each of 256 parts
+
+
+def test_the_learning_rate_rises_and_falls_to_zero(whole):
+    rates = [whole.rate(step) for step in range(whole.steps + 1)]
+    assert max(rates) == whole.lr and rates[-1] == 0 and rates[0] > 0
+    peak = rates.index(max(rates))
+    assert all(b >= a for a, b in zip(rates[:peak], rates[1 : peak + 1], strict=True))
+    assert all(b < a for a, b in zip(rates[peak + 1 :], rates[peak + 2 :], strict=False))
+
+
+def test_labels_are_dropped_and_pictures_stay_with_them(whole):
+    """In train batches a fifth of the labels is missing; the others still belong to their pictures."""
+    images, labels = whole.task.train
+    dropped = 0
+    for step in range(40):
+        index = whole.index(step)
+        x0, y, t, noise = whole.task.batch(step, index)
+        torch.testing.assert_close(x0, images[index] / 127.5 - 1)
+        assert ((y == labels[index]) | (y == -1)).all()
+        assert x0.shape == noise.shape and t.shape == y.shape
+        dropped += (y == -1).sum().item()
+    n = 40 * BATCH
+    assert abs(dropped - 0.2 * n) < 4 * (n * 0.2 * 0.8) ** 0.5
+
+
+def test_flips_only_where_a_mirrored_picture_is_one():
+    assert train.FLIP == {"mnist": False, "shapes": False, "cifar10": True}
+
+
+def test_a_classifier_learns_to_read(digits, tmp_path):
+    """On the few digits that it sees it does far better than by chance."""
+    model = SmallClassifier(1, width=8)
+    run = train.start("mnist_classifier", tmp_path, str(digits), torch.device("cpu"), model, 30, 16, 4e-3, 0.9)
+    run.train()
+    images, labels = run.task.train
+    x = images / 127.5 - 1
+    assert train.classifier_accuracy(run.average.module, x, labels) > 0.8
+    assert 0 <= run.history[-1]["accuracy"] <= 1
+
+
+def test_other_settings_are_another_run(digits, whole):
+    with pytest.raises(ValueError, match=r"was started with lr = 0.001, not 0.002: go on with that, or .* --out"):
+        start(digits, whole.out, lr=2e-3)
+
+
+def test_a_damaged_checkpoint_is_named(digits, tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
+    with pytest.raises(ValueError, match="checkpoint.pt cannot be read .*: delete it to start again"):
+        start(digits, tmp_path)
+
+
+def test_a_diverging_run_says_so(digits, tmp_path):
+    with pytest.raises(FloatingPointError, match="start with a lower --lr"):
+        start(digits, tmp_path, lr=1e30).train()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mnist", "--lr", "-1"], "--lr must be above 0"),
+        (["mnist", "--baseline"], "--baseline goes with cifar10"),
+        (["faces"], "invalid choice: 'faces'"),
+    ],
+)
+def test_wrong_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        train.parse(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_data_that_are_not_there(tmp_path):
+    with pytest.raises(SystemExit, match="(?s)Error: .*nowhere"):
+        train.main(["mnist", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path)])
