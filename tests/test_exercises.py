@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from course_utils import models, training
+from course_utils import guidance, models, training
 from course_utils.denoiser import Denoiser, diffusion_loss
 from course_utils.exercises import EXERCISES, Exercise, __main__, check, grade, working
 from course_utils.exercises.__main__ import student
@@ -150,6 +150,11 @@ FINISHED = {
     "ddpm_mnist.residual_block": lambda x, context, layers: models.ResidualBlock(8, 8, 5)(x, context),
     "ddpm_mnist.cosine_alpha_bar": lambda T, s, beta_max: CosineSchedule(T, s, beta_max).alpha_bar,
     "ddpm_mnist.drop_labels": training.drop_labels,
+    "ddpm_mnist.training_loss": lambda net, x0, y, ab: diffusion_loss(
+        Denoiser(net, CosineSchedule(len(ab) - 1)), x0, y
+    ),
+    "ddpm_mnist.clipped_step": lambda net, x, k, ab, z: guidance.clip(Denoiser(net, CosineSchedule(8)))(x, 0.5),
+    "ddpm_mnist.strided_coefficients": lambda ab, levels: list(ddpm(lambda x, t: x, schedule_of(ab), ab, [1, 0])),
 }
 
 

@@ -56,7 +56,7 @@ def form_difference(name, expected, got, values_only=False):
         return Difference(f"{name} has shape {tuple(got.shape)}; it should be {tuple(expected.shape)}")
     if got.device != expected.device:
         return Difference(f"{name} is on the device {got.device}; it should be on {expected.device}, as the inputs are")
-    if not values_only and got.dtype != expected.dtype:
+    if got.dtype != expected.dtype and (not values_only or got.is_complex() != expected.is_complex()):
         return Difference(f"{name} is {short(got.dtype)}; it should be {short(expected.dtype)}")
     if not values_only and got.requires_grad and not expected.requires_grad:
         return Difference(f"{name} still carries the graph of its gradient: compute it under torch.no_grad()")
@@ -68,6 +68,7 @@ def value_difference(name, expected, got, tolerance=TOLERANCE, same_nan=False):
     if got.is_meta or got.numel() == 0:
         return None
     limit = tolerance.get(expected.dtype, 1e-4)
+    got, expected = (torch.view_as_real(p) if p.is_complex() else p for p in (got, expected))
     got, expected = got.detach().double(), expected.detach().double()
     missing = got.isnan()
     if missing.any() and not same_nan:
