@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from course_utils import guidance, models, training
-from course_utils.denoiser import Denoiser, diffusion_loss
+from course_utils import guidance, metrics, models, training
+from course_utils.denoiser import Denoiser, diffusion_loss, from_x0, to_x0
 from course_utils.exercises import EXERCISES, Exercise, __main__, check, grade, working
 from course_utils.exercises.__main__ import student
 from course_utils.exercises.comparing import difference
 from course_utils.exercises.ddpm_2d import ToyNet, gaussian_net, schedule_of
+from course_utils.mixtures import GaussianMixture
 from course_utils.samplers import ddim, ddpm
 from course_utils.schedules import CosineSchedule, LinearSchedule, QuadraticSchedule
 from course_utils.training import warmed_up
@@ -155,6 +156,23 @@ FINISHED = {
     ),
     "ddpm_mnist.clipped_step": lambda net, x, k, ab, z: guidance.clip(Denoiser(net, CosineSchedule(8)))(x, 0.5),
     "ddpm_mnist.strided_coefficients": lambda ab, levels: list(ddpm(lambda x, t: x, schedule_of(ab), ab, [1, 0])),
+    "guidance.attention": lambda q, k, v: (models.Attention(4)(torch.zeros(1, 4, 2, 2)), q),
+    "guidance.multi_head_attention": lambda x, to_qkv, to_out, heads: models.Attention(4, heads)(x),
+    "guidance.fourier_features": lambda t, frequency: models.FourierFeatures(2 * len(frequency))(t),
+    "guidance.v_target": lambda x0, t, noise: (x0, from_x0("v", x0, x0, 0.6, 0.8)),
+    "guidance.convert": lambda kind, out, x, alpha, sigma: (to_x0(kind, out, x, alpha, sigma),) * 4,
+    "guidance.guided_score": lambda x, y, means, std, scale: GaussianMixture(means, std).score(x),
+    "guidance.cfg": lambda net, x, t, y, scale: guidance.cfg(
+        lambda x, t: net(x, t, y), lambda x, t: net(x, t, None), scale
+    )(x, t),
+    "guidance.dynamic_clip": lambda x0, q: guidance.dynamic_clip(lambda x, t: x0, q)(x0, 0),
+    "guidance.ddim_step": lambda x0, x, ab, ab_next, eta, z: next(
+        ddim(lambda x, t: x0, CosineSchedule(None), x, [0.9, 0.5], eta)
+    ),
+    "guidance.frechet_distance": lambda *moments: metrics.frechet_gaussians(*moments),
+    "guidance.fix_the_guidance": lambda net, x, y, scale, times: guidance.cfg(
+        guidance.condition(net, y), guidance.condition(net, None), scale
+    )(x, times[:1].to(x).expand(len(x))),
 }
 
 
