@@ -11,7 +11,7 @@ from course_utils.denoiser import Denoiser, diffusion_loss
 from course_utils.mixtures import GaussianMixture
 from course_utils.models import MLP
 from course_utils.schedules import LinearSchedule
-from course_utils.training import batches, fit, load, save
+from course_utils.training import batches, drop_labels, fit, load, load_pretrained, save
 
 
 def seeded(seed=0):
@@ -282,3 +282,45 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_warm_up_of_the_average():
     assert training.warmed_up(0.999, 1) == 2 / 11
     assert training.warmed_up(0.999, 1e6) == 0.999
+
+
+def test_labels_are_dropped_one_by_one():
+    """Each with probability p on its own: the counts' mean and variance are the binomial's, in every class alike."""
+    y, p = torch.arange(10).repeat(100), 0.2
+    generator = torch.Generator().manual_seed(0)
+    dropped = torch.stack([drop_labels(y, p, generator) for _ in range(300)])
+    assert ((dropped == y) | (dropped == -1)).all()
+    counts = (dropped == -1).sum(1).double()
+    assert counts.mean().item() == pytest.approx(1000 * p, abs=4 * math.sqrt(1000 * p * (1 - p) / 300))
+    assert counts.var().item() == pytest.approx(1000 * p * (1 - p), rel=4 * math.sqrt(2 / 300))
+    for k in range(10):
+        assert (dropped[:, y == k] == -1).double().mean().item() == pytest.approx(p, abs=4 * 0.4 / math.sqrt(30_000))
+
+
+def test_no_label_or_all_labels_dropped():
+    y = torch.tensor([0, 3, 9])
+    assert torch.equal(drop_labels(y, 0.0), y) and (drop_labels(y, 1.0) == -1).all()
+    assert torch.equal(y, torch.tensor([0, 3, 9]))
+    for p in (-0.1, 1.5, math.nan):
+        with pytest.raises(ValueError, match="a probability lies in"):
+            drop_labels(y, p)
+
+
+def test_half_precision_halves_the_file_and_little_else(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 64, 3), nn.BatchNorm2d(64), nn.Conv2d(64, 64, 3))
+    save(net, tmp_path / "full.safetensors")
+    save(net, tmp_path / "half.safetensors", dtype=torch.float16)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "half")]
+    assert sizes[1] < 0.52 * sizes[0]
+    again = load(
+        nn.Sequential(nn.Conv2d(1, 64, 3), nn.BatchNorm2d(64), nn.Conv2d(64, 64, 3)), tmp_path / "half.safetensors"
+    )
+    for mine, other in zip(net.state_dict().values(), again.state_dict().values(), strict=True):
+        assert mine.dtype == other.dtype
+        torch.testing.assert_close(other, mine, rtol=2**-10, atol=1e-6)
+
+
+def test_pretrained_names():
+    with pytest.raises(ValueError, match="there is no pretrained model 'minst'; there are mnist, mnist_classifier"):
+        load_pretrained("minst")
