@@ -1,0 +1,760 @@
+"""Exercises of chapter 7, epipolar geometry: cameras, the fundamental matrix and its lines.
+
+A camera is K, R (3, 3) and t (3,): a world point X has the camera's coordinates R X + t, its z is the depth, and its
+pixel is K (R X + t) divided by that z. Pixels are (N, 2), column before row; world points (N, 3); all is float64.
+F is the matrix with x2^T F x1 = 0; it and lines (a, b, c), a x + b y + c = 0, are meant up to scale and sign.
+
+Source: Hartley & Zisserman 2004 (sections 6.1, 9.1, 9.2, 9.6).
+"""
+
+from types import SimpleNamespace
+
+import torch
+
+from course_utils.exercises.exercise import Exercise
+
+# ---- what the exercises are tried on ---------------------------------------------------------------------------------
+
+PRECISE = {torch.float64: 1e-9}
+EYE, ORIGIN = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+
+
+def uniform(g, low, high, *shape):
+    return low + (high - low) * torch.rand(*shape, dtype=torch.float64, generator=g)
+
+
+def rotation(g, angle=0.3):
+    """A turn by about `angle` (radians) around a random axis, (3, 3)."""
+    axis = torch.randn(3, dtype=torch.float64, generator=g)
+    return torch.linalg.matrix_exp(cross_matrix(angle * axis / axis.norm()))
+
+
+def cross_matrix(a):
+    x, y, z = a.tolist()
+    return torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
+
+
+def intrinsics(g):
+    """A K of a picture of 640 x 480 whose pixels are neither square nor quite upright."""
+    fx, fy, cx, cy = (float(uniform(g, *limits, ())) for limits in [(1400, 1600), (1400, 1600), (300, 340), (220, 260)])
+    return torch.tensor([[fx, float(uniform(g, 5, 20, ())), cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
+
+
+def scene(g, n=6):
+    """Two random cameras K, R, t, n world points X before both at depths 0.4 to 0.8, and their pixels x1, x2."""
+    centre = uniform(g, -1, 1, 3)
+    s = SimpleNamespace(X=centre + uniform(g, -0.08, 0.08, n, 3))
+    for i in "12":
+        K, R = intrinsics(g), rotation(g, 0.4)
+        t = torch.cat([uniform(g, -0.05, 0.05, 2), uniform(g, 0.55, 0.65, 1)]) - R @ centre
+        vars(s).update({f"K{i}": K, f"R{i}": R, f"t{i}": t, f"x{i}": pixels_of(K, R, t, s.X)})
+    return s
+
+
+def moved(s, shift):
+    """The scene with a second camera like its first, but for a shift (3,): a pure translation."""
+    t2 = s.t1 + torch.tensor(shift, dtype=torch.float64)
+    return SimpleNamespace(**vars(s) | {"K2": s.K1, "R2": s.R1, "t2": t2, "x2": pixels_of(s.K1, s.R1, t2, s.X)})
+
+
+def pixels_of(K, R, t, X):
+    x = (X @ R.T + t) @ K.T
+    return x[:, :2] / x[:, 2:]
+
+
+def matrix_of(s):
+    """F of a scene, x2^T F x1 = 0."""
+    R = s.R2 @ s.R1.T
+    return torch.linalg.inv(s.K2).T @ cross_matrix(s.t2 - R @ s.t1) @ R @ torch.linalg.inv(s.K1)
+
+
+def up_to_scale(v):
+    """v (..., n) with each row scaled to length 1, its sign turned so that a row and its negative become the same."""
+    if not torch.is_tensor(v):
+        raise TypeError("a tensor is wanted")
+    length = v.norm(dim=-1, keepdim=True)
+    v = v / torch.where(length == 0, 1, length)
+    leaning = (v * torch.arange(1, v.shape[-1] + 1).to(v).sqrt().cos()).sum(-1, keepdim=True)
+    return torch.where(leaning < 0, -v, v)
+
+
+# ---- 1 ---------------------------------------------------------------------------------------------------------------
+
+skew = Exercise(
+    "epipolar.skew",
+    title="The cross product as a matrix",
+    points=1,
+    contract="skew(a) is the float64 matrix (3, 3) with skew(a) @ b = a x b for every b (3,).",
+    section="cross-product",
+    returns="A",
+    finished=("course_utils.geometry.skew",),
+    tolerance=PRECISE,
+)
+
+
+@skew.solution
+def _(a):
+    return cross_matrix(a)
+
+
+@skew.inputs
+def _(g):
+    for name in ("a random vector", "another random vector"):
+        yield name, {"a": torch.randn(3, dtype=torch.float64, generator=g)}
+    yield "a unit vector", {"a": torch.eye(3, dtype=torch.float64)[int(torch.randint(3, (), generator=g))]}
+    yield "a long vector", {"a": 1000 * torch.randn(3, dtype=torch.float64, generator=g)}
+
+
+def rows(*entries):
+    return torch.stack([torch.as_tensor(e, dtype=torch.float64) for e in entries]).reshape(3, 3)
+
+
+@skew.misconception("All signs are turned: this is the matrix of b x a, which is -(a x b).")
+def all_signs_turned(a):
+    x, y, z = a
+    return rows(0, z, -y, -z, 0, x, y, -x, 0)
+
+
+@skew.misconception("No entry has a minus sign: the matrix is skew, so that opposite entries add up to 0.")
+def no_minus(a):
+    x, y, z = a
+    return rows(0, z, y, z, 0, x, y, x, 0)
+
+
+@skew.misconception("The sign of x is wrong in one place: the last entry of the second row is -x.")
+def sign_of_x(a):
+    x, y, z = a
+    return rows(0, -z, y, z, 0, x, -y, x, 0)
+
+
+@skew.misconception("The sign of y is wrong in one place: the last entry of the first row is +y.")
+def sign_of_y(a):
+    x, y, z = a
+    return rows(0, -z, -y, z, 0, -x, -y, x, 0)
+
+
+@skew.misconception("The sign of z is wrong in one place: the first entry of the second row is +z.")
+def sign_of_z(a):
+    x, y, z = a
+    return rows(0, -z, y, -z, 0, -x, -y, x, 0)
+
+
+@skew.misconception("x and z have changed places: the entry that couples rows i and j holds the third coordinate.")
+def x_and_z_swapped(a):
+    x, y, z = a
+    return rows(0, -x, y, x, 0, -z, -y, z, 0)
+
+
+@skew.misconception("This is the outer product a a^T, which is symmetric: a x b needs a skew matrix.")
+def outer_product(a):
+    return torch.outer(a, a)
+
+
+@skew.misconception("a stands on the diagonal: that multiplies entry by entry and is no cross product.")
+def on_the_diagonal(a):
+    return torch.diag(a)
+
+
+@skew.misconception("a is divided by its length: a x b grows with a.")
+def of_unit_length(a):
+    x, y, z = a / a.norm()
+    return rows(0, -z, y, z, 0, -x, -y, x, 0)
+
+
+@skew.misconception("The matrix is float32, torch's default: make it in a's own dtype, or half of the digits are lost.")
+def in_float32(a):
+    x, y, z = a.tolist()
+    return torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+
+
+@skew.equivalent
+def columns_by_cross(a):
+    eye = torch.eye(3, dtype=a.dtype)
+    return torch.stack([torch.linalg.cross(a, e) for e in eye], dim=1)
+
+
+@skew.equivalent
+def entries_filled_in(a):
+    A = a.new_zeros(3, 3)
+    A[0, 1], A[0, 2], A[1, 2] = -a[2], a[1], -a[0]
+    return A - A.T
+
+
+@skew.equivalent
+def by_the_permutation_symbol(a):
+    epsilon = torch.zeros(3, 3, 3, dtype=a.dtype)
+    for i, j, k in [(0, 1, 2), (1, 2, 0), (2, 0, 1)]:
+        epsilon[i, j, k], epsilon[i, k, j] = 1, -1
+    return torch.einsum("ijk,j->ik", epsilon, a)
+
+
+@skew.equivalent
+def stacked(a):
+    zero = torch.zeros_like(a[0])
+    return torch.stack([zero, -a[2], a[1], a[2], zero, -a[0], -a[1], a[0], zero]).reshape(3, 3)
+
+
+# ---- 2 ---------------------------------------------------------------------------------------------------------------
+
+relative_pose = Exercise(
+    "epipolar.relative_pose",
+    title="From one camera to the other",
+    points=2,
+    contract="relative_pose(R1, t1, R2, t2) is the pair (R, t) that turns camera 1's coordinates of a point into "
+    "camera 2's: X2 = R X1 + t, where X1 = R1 X + t1 and X2 = R2 X + t2 for a world point X (3,).",
+    section="relative-pose",
+    returns=("R", "t"),
+    finished=("course_utils.geometry.relative_pose",),
+    tolerance=PRECISE,
+)
+
+
+@relative_pose.solution
+def _(R1, t1, R2, t2):
+    R = R2 @ R1.T
+    return R, t2 - R @ t1
+
+
+@relative_pose.inputs
+def _(g):
+    def inputs(s):
+        return {"R1": s.R1, "t1": s.t1, "R2": s.R2, "t2": s.t2}
+
+    for name in ("two random cameras", "two other cameras"):
+        yield name, inputs(scene(g))
+    yield "the first camera is the reference frame", inputs(scene(g)) | {"R1": EYE.clone(), "t1": ORIGIN.clone()}
+    yield "the second camera is the reference frame", inputs(scene(g)) | {"R2": EYE.clone(), "t2": ORIGIN.clone()}
+    yield "a pure translation", inputs(moved(scene(g), [0.1, 0.02, -0.05]))
+    yield "large turns", inputs(scene(g)) | {"R1": rotation(g, 2.0), "R2": rotation(g, 1.5)}
+
+
+@relative_pose.misconception("This leads from camera 2 to camera 1: R is R2 R1^T, not R1 R2^T.")
+def backwards(R1, t1, R2, t2):
+    R = R1 @ R2.T
+    return R, t1 - R @ t2
+
+
+@relative_pose.misconception("R is R1 R2^T, the turn back, beside the right recipe for t: R is R2 R1^T.")
+def turn_backwards(R1, t1, R2, t2):
+    R = R1 @ R2.T
+    return R, t2 - R @ t1
+
+
+@relative_pose.misconception("t is t2 - t1, but t1 is in camera 1's axes: turn it first, t2 - R t1.")
+def t_not_turned(R1, t1, R2, t2):
+    return R2 @ R1.T, t2 - t1
+
+
+@relative_pose.misconception("R is R2 R1, without a transpose: first undo camera 1's turn, which is R1^T.")
+def not_transposed(R1, t1, R2, t2):
+    R = R2 @ R1
+    return R, t2 - R @ t1
+
+
+@relative_pose.misconception("The product is in the wrong order, R1^T R2: what acts first stands on the right.")
+def product_in_the_wrong_order(R1, t1, R2, t2):
+    R = R1.T @ R2
+    return R, t2 - R @ t1
+
+
+@relative_pose.misconception("The wrong matrix is transposed, R2^T R1: undo camera 1's turn and apply camera 2's.")
+def wrong_one_transposed(R1, t1, R2, t2):
+    R = R2.T @ R1
+    return R, t2 - R @ t1
+
+
+@relative_pose.misconception("R t1 is added: from X1 = R1 X + t1 follows X = R1^T (X1 - t1), with a minus.")
+def t_added(R1, t1, R2, t2):
+    R = R2 @ R1.T
+    return R, t2 + R @ t1
+
+
+@relative_pose.misconception("t has its sign turned: it is t2 - R t1.")
+def t_negated(R1, t1, R2, t2):
+    R = R2 @ R1.T
+    return R, R @ t1 - t2
+
+
+@relative_pose.misconception(
+    "t is the step between the two centres in the world's axes: it is wanted in camera 2's axes.", read="pinhole"
+)
+def between_the_centres(R1, t1, R2, t2):
+    return R2 @ R1.T, R1.T @ t1 - R2.T @ t2
+
+
+@relative_pose.misconception("t1 is turned by R2 alone: it is in camera 1's axes, so that R = R2 R1^T turns it.")
+def turned_by_the_second(R1, t1, R2, t2):
+    return R2 @ R1.T, t2 - R2 @ t1
+
+
+@relative_pose.equivalent
+def as_one_matrix(R1, t1, R2, t2):
+    def motion(R, t):
+        M = torch.eye(4, dtype=R.dtype)
+        M[:3, :3], M[:3, 3] = R, t
+        return M
+
+    M = motion(R2, t2) @ torch.linalg.inv(motion(R1, t1))
+    return M[:3, :3], M[:3, 3]
+
+
+@relative_pose.equivalent
+def from_the_centre(R1, t1, R2, t2):
+    centre = -R1.T @ t1
+    return R2 @ torch.linalg.inv(R1), R2 @ centre + t2
+
+
+@relative_pose.equivalent
+def by_einsum(R1, t1, R2, t2):
+    R = torch.einsum("ij,kj->ik", R2, R1)
+    return [R, t2 - torch.einsum("ij,j->i", R, t1)]
+
+
+# ---- 3 ---------------------------------------------------------------------------------------------------------------
+
+project = Exercise(
+    "epipolar.project",
+    title="World points to pixels",
+    points=2,
+    contract="project(K, R, t, X) is the pixels (N, 2) of world points X (N, 3): K (R X + t) divided by its third "
+    "entry, column before row, and not rounded.",
+    section="pinhole",
+    returns="x",
+    finished=("course_utils.geometry.Camera",),
+    tolerance=PRECISE,
+)
+
+
+@project.solution
+def _(K, R, t, X):
+    return pixels_of(K, R, t, X)
+
+
+@project.inputs
+def _(g):
+    def inputs(s, n=None):
+        return {"K": s.K1, "R": s.R1, "t": s.t1, "X": s.X[:n]}
+
+    yield "six points", inputs(scene(g))
+    yield "a single point", inputs(scene(g, 1))
+    yield "three points in three dimensions", inputs(scene(g, 3))
+    X = uniform(g, 0.4, 0.8, 5, 3)
+    yield "the reference frame", inputs(scene(g)) | {"R": EYE.clone(), "t": ORIGIN.clone(), "X": X}
+    R, t = rotation(g, 2.0), uniform(g, -1, 1, 3)
+    yield "a large turn", inputs(scene(g)) | {"R": R, "t": t, "X": (X - t) @ R}
+
+
+@project.misconception("The division by the third entry is missing: far points must come closer together.")
+def no_division(K, R, t, X):
+    return ((X @ R.T + t) @ K.T)[:, :2]
+
+
+@project.misconception("This divides by the distance to the camera: perspective divides by the depth z.")
+def divided_by_the_distance(K, R, t, X):
+    X = X @ R.T + t
+    return (X / X.norm(dim=1, keepdim=True) @ K.T)[:, :2]
+
+
+@project.misconception("t is taken for the camera's place, R (X - t): here the camera's coordinates are R X + t.")
+def t_as_the_place(K, R, t, X):
+    x = (X - t) @ R.T @ K.T
+    return x[:, :2] / x[:, 2:]
+
+
+@project.misconception("The points are turned the wrong way, by R^T: for points in rows R X is X @ R.T.")
+def turned_the_wrong_way(K, R, t, X):
+    x = (X @ R + t) @ K.T
+    return x[:, :2] / x[:, 2:]
+
+
+@project.misconception("t is left out: this is a camera at the origin of the world.")
+def t_left_out(K, R, t, X):
+    x = X @ R.T @ K.T
+    return x[:, :2] / x[:, 2:]
+
+
+@project.misconception("R is left out: the camera is turned against the world.")
+def r_left_out(K, R, t, X):
+    x = (X + t) @ K.T
+    return x[:, :2] / x[:, 2:]
+
+
+@project.misconception("K is used transposed: for points in rows K X is X @ K.T.")
+def k_transposed(K, R, t, X):
+    x = (X @ R.T + t) @ K
+    return x[:, :2] / x[:, 2:]
+
+
+@project.misconception("K is left out: these are positions on a plane at depth 1, not yet pixels.")
+def k_left_out(K, R, t, X):
+    x = X @ R.T + t
+    return x[:, :2] / x[:, 2:]
+
+
+@project.misconception(
+    "Only the focal lengths and the centre are taken from K: its entry K[0, 1] shifts the column with y."
+)
+def shear_left_out(K, R, t, X):
+    X = X @ R.T + t
+    return torch.stack([K[i, i] * X[:, i] / X[:, 2] + K[i, 2] for i in range(2)], dim=1)
+
+
+@project.misconception("Row and column are swapped: a pixel is (column, row), as (x, y).", read="pixel-indices")
+def row_before_column(K, R, t, X):
+    x = (X @ R.T + t) @ K.T
+    return (x[:, :2] / x[:, 2:]).flip(1)
+
+
+@project.misconception(
+    "The pixels are rounded: a projection is a place, and half a pixel is lost.", read="pixel-indices"
+)
+def rounded(K, R, t, X):
+    x = (X @ R.T + t) @ K.T
+    return (x[:, :2] / x[:, 2:]).round()
+
+
+@project.misconception("The pixels are cut off to whole numbers, up to a pixel away.", read="pixel-indices")
+def truncated(K, R, t, X):
+    x = (X @ R.T + t) @ K.T
+    return (x[:, :2] / x[:, 2:]).trunc()
+
+
+@project.misconception("All three entries are returned: the third is 1 after the division, and no part of a pixel.")
+def homogeneous(K, R, t, X):
+    x = (X @ R.T + t) @ K.T
+    return x / x[:, 2:]
+
+
+@project.equivalent
+def point_by_point(K, R, t, X):
+    pixels = []
+    for point in X:
+        x, y, z = K @ (R @ point + t)
+        pixels.append(torch.stack([x / z, y / z]))
+    return torch.stack(pixels)
+
+
+@project.equivalent
+def by_the_projection_matrix(K, R, t, X):
+    P = K @ torch.cat([R, t[:, None]], dim=1)
+    x = P @ torch.cat([X, torch.ones_like(X[:, :1])], dim=1).T
+    return (x[:2] / x[2]).T
+
+
+@project.equivalent
+def divided_before_k(K, R, t, X):
+    X = torch.einsum("ij,nj->ni", R, X) + t
+    return (X / X[:, 2:] @ K.T)[:, :2]
+
+
+# ---- 4 ---------------------------------------------------------------------------------------------------------------
+
+back_project = Exercise(
+    "epipolar.back_project",
+    title="A pixel back into the world",
+    points=2,
+    contract="back_project(K, R, t, x, depth) is the world points (N, 3) that are seen at the pixels x (N, 2) and have "
+    "the depths (N,); a depth is z in the camera's coordinates, not the length of the ray.",
+    section="back-projection",
+    returns="X",
+    finished=("course_utils.geometry.Camera",),
+    tolerance=PRECISE,
+)
+
+
+@back_project.solution
+def _(K, R, t, x, depth):
+    rays = torch.cat([x, torch.ones_like(x[:, :1])], dim=1) @ torch.linalg.inv(K).T
+    return (depth[:, None] * rays - t) @ R
+
+
+@back_project.inputs
+def _(g):
+    def inputs(s):
+        return {"K": s.K1, "R": s.R1, "t": s.t1, "x": s.x1, "depth": uniform(g, 0.4, 0.8, len(s.x1))}
+
+    yield "six pixels", inputs(scene(g))
+    yield "a single pixel", inputs(scene(g, 1))
+    yield "three pixels", inputs(scene(g, 3))
+    s = scene(g, 1)
+    depths = torch.linspace(0.4, 0.8, 9, dtype=torch.float64)
+    yield "one pixel at many depths", inputs(s) | {"x": s.x1.expand(9, 2).clone(), "depth": depths}
+    yield "the reference frame", inputs(scene(g)) | {"R": EYE.clone(), "t": ORIGIN.clone()}
+    yield "a large turn", inputs(scene(g)) | {"R": rotation(g, 2.0)}
+
+
+def with_ones(x):
+    return torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+
+
+def rays_of(K, x):
+    return with_ones(x) @ torch.linalg.inv(K).T
+
+
+@back_project.misconception("The depth is taken along the ray: it is z, so that the ray has z = 1, not length 1.")
+def along_the_ray(K, R, t, x, depth):
+    rays = rays_of(K, x)
+    rays = rays / rays.norm(dim=1, keepdim=True)
+    return (depth[:, None] * rays - t) @ R
+
+
+@back_project.misconception("K^T is taken for the inverse of K: only a rotation's transpose is its inverse.")
+def k_transposed_back(K, R, t, x, depth):
+    rays = with_ones(x) @ K
+    return (depth[:, None] * rays - t) @ R
+
+
+@back_project.misconception("K itself is applied: from pixels back to rays leads its inverse.")
+def k_not_inverted(K, R, t, x, depth):
+    rays = with_ones(x) @ K.T
+    return (depth[:, None] * rays - t) @ R
+
+
+@back_project.misconception("The points are turned by R: back from the camera to the world leads R^T.")
+def turned_by_r(K, R, t, x, depth):
+    return (depth[:, None] * rays_of(K, x) - t) @ R.T
+
+
+@back_project.misconception("t is added: from X_camera = R X + t follows X = R^T (X_camera - t), with a minus.")
+def t_added_back(K, R, t, x, depth):
+    return (depth[:, None] * rays_of(K, x) + t) @ R
+
+
+@back_project.misconception("t is taken away after the turn: it is in the camera's axes, so first t, then R^T.")
+def t_after_the_turn(K, R, t, x, depth):
+    return depth[:, None] * rays_of(K, x) @ R - t
+
+
+@back_project.misconception(
+    "t is added after the turn, as if it were the camera's place: that is -R^T t.", read="pinhole"
+)
+def t_as_the_place_back(K, R, t, x, depth):
+    return depth[:, None] * rays_of(K, x) @ R + t
+
+
+@back_project.misconception("These are the camera's coordinates: the world's are wanted, R^T (X_camera - t).")
+def left_in_the_camera(K, R, t, x, depth):
+    return depth[:, None] * rays_of(K, x)
+
+
+@back_project.misconception("The depth multiplies t too: only the ray is stretched, then t is taken away.")
+def t_stretched(K, R, t, x, depth):
+    return depth[:, None] * (rays_of(K, x) - t) @ R
+
+
+@back_project.misconception("This divides by the depth: a point further away is further along the ray.")
+def divided_by_the_depth(K, R, t, x, depth):
+    return (rays_of(K, x) / depth[:, None] - t) @ R
+
+
+@back_project.misconception("K[0, 1] is left out: undo all of K, with its inverse.", read="pinhole")
+def shear_left_out_back(K, R, t, x, depth):
+    rays = torch.stack([(x[:, 0] - K[0, 2]) / K[0, 0], (x[:, 1] - K[1, 2]) / K[1, 1], torch.ones_like(depth)], dim=1)
+    return (depth[:, None] * rays - t) @ R
+
+
+@back_project.misconception("Row and column are swapped: a pixel is (column, row), as (x, y).", read="pixel-indices")
+def row_before_column_back(K, R, t, x, depth):
+    return (depth[:, None] * rays_of(K, x.flip(1)) - t) @ R
+
+
+@back_project.misconception(
+    "The pixel is rounded first: a place in the picture need not be a whole number.", read="pixel-indices"
+)
+def rounded_first(K, R, t, x, depth):
+    return (depth[:, None] * rays_of(K, x.round()) - t) @ R
+
+
+@back_project.equivalent
+def pixel_by_pixel(K, R, t, x, depth):
+    points = []
+    for (column, row), z in zip(x, depth, strict=True):
+        ray = torch.linalg.solve(K, torch.stack([column, row, torch.ones_like(row)]))
+        points.append(R.T @ (z * ray - t))
+    return torch.stack(points)
+
+
+@back_project.equivalent
+def from_the_cameras_place(K, R, t, x, depth):
+    ones = torch.ones(len(x), 1, dtype=torch.float64)
+    directions = torch.linalg.inv(K @ R) @ torch.cat([x, ones], dim=1).T
+    return (depth * directions).T - R.T @ t
+
+
+@back_project.equivalent
+def entries_of_k_undone(K, R, t, x, depth):
+    y = (x[:, 1] - K[1, 2]) / K[1, 1]
+    camera = torch.stack([(x[:, 0] - K[0, 2] - K[0, 1] * y) / K[0, 0] * depth, y * depth, depth], dim=1)
+    return torch.einsum("ji,nj->ni", R, camera - t)
+
+
+# ---- 5 ---------------------------------------------------------------------------------------------------------------
+
+look_up = Exercise(
+    "epipolar.look_up",
+    title="What the picture shows there",
+    points=2,
+    contract="look_up(image, x) is the values (N, C) of the picture (height, width, C) at the nearest pixels to the "
+    "places x (N, 2), column before row, and 0 where that pixel is not in the picture.",
+    section="pixel-indices",
+    returns="values",
+)
+
+
+@look_up.solution
+def _(image, x):
+    height, width = image.shape[:2]
+    column, row = x.round().long().T
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    values = image.new_zeros(len(x), image.shape[2])
+    values[inside] = image[row[inside], column[inside]]
+    return values
+
+
+@look_up.inputs
+def _(g):
+    def off_the_middle(*shape):  # nobody is judged by how halves are rounded
+        return uniform(g, 0.05, 0.45, *shape) * (1 - 2 * torch.randint(2, shape, generator=g))
+
+    def inputs(height, width, whole):
+        whole = torch.tensor(whole, dtype=torch.float64)
+        return {"image": uniform(g, 0.1, 1, height, width, 3), "x": whole + off_the_middle(*whole.shape)}
+
+    yield "places well within the picture", inputs(7, 9, [[2, 3], [4, 1], [6, 4], [1, 5], [3, 2], [5, 5]])
+    yield "a single place", inputs(8, 8, [[5, 2]])
+    yield "a wide picture", inputs(4, 12, [[9, 2], [7, 1], [5, 2], [10, 1]])
+    edges = [[0, 2], [8, 3], [4, 0], [5, 6], [0, 0], [8, 6], [0, 6], [8, 0]]
+    yield "places at the edges", inputs(7, 9, edges) | {"x": torch.tensor(edges).double() + off_the_middle(8, 2)}
+    for name, place in {
+        "left of the picture": [-2, 3],
+        "right of the picture": [9, 3],
+        "above the picture": [4, -2],
+        "below the picture": [4, 7],
+        "far below the picture": [4, 5000],
+    }.items():
+        yield f"one place {name}", inputs(7, 9, [[4, 3], place, [2, 5]])
+    yield "one pixel is the picture", inputs(1, 1, [[0, 0], [1, 0]])
+
+
+def values_where(image, column, row, inside):
+    values = image.new_zeros(len(column), image.shape[2])
+    values[inside] = image[row[inside], column[inside]]
+    return values
+
+
+def in_picture(column, row, image):
+    height, width = image.shape[:2]
+    return (column >= 0) & (column < width) & (row >= 0) & (row < height)
+
+
+@look_up.misconception("The place is cut off to whole numbers: the nearest pixel is the rounded one.")
+def cut_off(image, x):
+    column, row = x.long().T
+    return values_where(image, column, row, in_picture(column, row, image))
+
+
+@look_up.misconception("The place is rounded down: the nearest pixel may be the next one.")
+def floored(image, x):
+    column, row = x.floor().long().T
+    return values_where(image, column, row, in_picture(column, row, image))
+
+
+@look_up.misconception("Row and column are swapped: the picture is image[row, column], the place (column, row).")
+def swapped_indices(image, x):
+    row, column = x.round().long().T
+    return values_where(image, column, row, in_picture(column, row, image))
+
+
+@look_up.misconception("There is no bound check: an index that is too large raises, one below 0 counts from the end.")
+def unchecked(image, x):
+    column, row = x.round().long().T
+    return image[row, column]
+
+
+@look_up.misconception("Only the upper bounds are checked: an index below 0 counts from the end and shows that pixel.")
+def no_lower_bounds(image, x):
+    height, width = image.shape[:2]
+    column, row = x.round().long().T
+    return values_where(image, column, row, (column < width) & (row < height))
+
+
+@look_up.misconception("Only the lower bounds are checked: an index as large as the size is outside too.")
+def no_upper_bounds(image, x):
+    column, row = x.round().long().T
+    return values_where(image, column, row, (column >= 0) & (row >= 0))
+
+
+@look_up.misconception("One comparison is missing: the row is never held against the height.")
+def height_forgotten(image, x):
+    column, row = x.round().long().T
+    return values_where(image, column, row, (column >= 0) & (column < image.shape[1]) & (row >= 0))
+
+
+@look_up.misconception("Width and height are swapped in the bound check: image.shape is (height, width, C).")
+def bounds_swapped(image, x):
+    width, height = image.shape[:2]
+    column, row = x.round().long().T
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    return values_where(image, column, row, inside)
+
+
+@look_up.misconception("The bounds allow an index equal to the size: the last pixel is size - 1.")
+def one_too_many(image, x):
+    height, width = image.shape[:2]
+    column, row = x.round().long().T
+    inside = (column >= 0) & (column <= width) & (row >= 0) & (row <= height)
+    return values_where(image, column, row, inside)
+
+
+@look_up.misconception("The edge's colour is repeated outside: a place outside the picture has no colour, so 0.")
+def held_to_the_edge(image, x):
+    height, width = image.shape[:2]
+    column, row = x.round().long().T
+    return image[row.clamp(0, height - 1), column.clamp(0, width - 1)]
+
+
+@look_up.misconception(
+    "The bounds are checked before rounding: at -0.3 the nearest pixel is still 0, at width - 0.4 there is none."
+)
+def checked_before_rounding(image, x):
+    height, width = image.shape[:2]
+    inside = (x[:, 0] >= 0) & (x[:, 0] < width) & (x[:, 1] >= 0) & (x[:, 1] < height)
+    column, row = x.round().long().T
+    inside = inside & (column < width) & (row < height)
+    return values_where(image, column, row, inside)
+
+
+@look_up.misconception("The first row and column count as outside: index 0 is in the picture.")
+def zero_left_out(image, x):
+    column, row = x.round().long().T
+    return values_where(image, column, row, in_picture(column, row, image) & (column > 0) & (row > 0))
+
+
+@look_up.equivalent
+def place_by_place(image, x):
+    height, width, channels = image.shape
+    values = torch.zeros(len(x), channels, dtype=image.dtype)
+    for i, (column, row) in enumerate(x.tolist()):
+        column, row = round(column), round(row)
+        if 0 <= column < width and 0 <= row < height:
+            values[i] = image[row, column]
+    return values
+
+
+@look_up.equivalent
+def masked_afterwards(image, x):
+    height, width = image.shape[:2]
+    column, row = torch.floor(x + 0.5).long().unbind(1)
+    found = image[row.clamp(0, height - 1), column.clamp(0, width - 1)]
+    inside = (column == column.clamp(0, width - 1)) & (row == row.clamp(0, height - 1))
+    return found * inside[:, None]
+
+
+@look_up.equivalent
+def in_a_black_frame(image, x):
+    height, width, channels = image.shape
+    framed = image.new_zeros(height + 2, width + 2, channels)
+    framed[1:-1, 1:-1] = image
+    column = (x[:, 0].round() + 1).clamp(0, width + 1).long()
+    row = (x[:, 1].round() + 1).clamp(0, height + 1).long()
+    return framed[row, column]
