@@ -173,6 +173,23 @@ FINISHED = {
     "guidance.fix_the_guidance": lambda net, x, y, scale, times: guidance.cfg(
         guidance.condition(net, y), guidance.condition(net, None), scale
     )(x, times[:1].to(x).expand(len(x))),
+    "editing.one_step": lambda net, x, t, alpha, sigma: to_x0("v", net(x, torch.ones(len(x))), x, alpha, sigma),
+    "editing.sdedit_start": lambda image, t_start, n, noise, alpha, sigma: (
+        CosineSchedule(None).add_noise(image, t_start, noise),
+        torch.ones(n + 1),
+    ),
+    "editing.inpainted": lambda denoise, known, mask, x, t: guidance.inpaint(denoise, known, mask)(x, t),
+    "editing.renoise": lambda x, alpha_from, sigma_from, alpha_to, sigma_to, noise: CosineSchedule(None).renoise(
+        x, 0.2, 0.4, noise
+    ),
+    "editing.repaint_times": guidance.repaint_times,
+    "editing.anagram": lambda denoise, denoise_turned, view, inverse, x, t: guidance.anagram(
+        [denoise, denoise_turned], [(torch.clone, torch.clone), (view, inverse)]
+    )(x, t),
+    "editing.hybrid": lambda denoise_far, denoise_near, blur, x, t: guidance.factorized(
+        [denoise_far, denoise_near], [blur, lambda x: x - blur(x)]
+    )(x, t),
+    "editing.fix_the_inpainting": lambda denoise, known, mask, x, *_: guidance.inpaint(denoise, known, mask)(x, 0.5),
 }
 
 
