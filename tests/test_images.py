@@ -116,7 +116,7 @@ def test_embedded_digits_are_balanced(split, each):
 
 
 def test_a_digit_is_the_right_way_up():
-    """The mean 7 is wide above and narrow below, and its stem runs to the left on its way down; a 1 is taller than wide."""
+    """The mean 7 is wide above and narrow below, and its stem runs down to the left; a 1 is taller than wide."""
     images, labels = load_mnist(quiet=True)
     one, seven = ((images[labels == k, 0].mean(0) + 1).numpy() for k in (1, 7))
     axis = np.arange(28)
