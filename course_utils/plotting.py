@@ -1,7 +1,10 @@
-"""Pictures. Points are (N, 2); the exact truth, where it is known, is the shading behind them.
+"""Pictures. Points are (N, 2), and the exact truth, where it is known, is the shading behind them; images (N, C, H, W).
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart. Every function draws on the given matplotlib
-axes, or makes a figure, and returns what it drew on.
+Colours are Okabe and Ito's, which colour-blind readers can tell apart. The functions for points draw on the given
+matplotlib axes, or make a figure, and return what they drew on. Those for images, and the films, return an object that
+a notebook shows as a cell's result; it carries a text for those who do not see it.
+
+Here alone images leave [-1, 1]. Grey ones are drawn as ink on paper, -1 white and 1 black: MNIST's numbers are ink.
 """
 
 import base64
@@ -9,6 +12,7 @@ import hashlib
 import io
 import math
 from functools import cache, partial
+from html import escape
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,6 +22,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A8A8A"
 DATA, MODEL = BLUE, ORANGE  # samples of the data, samples of a model
 SHADE = LinearSegmentedColormap.from_list("shade", ["#FFFFFF", "#C9D3DF", "#7F93AB"])
+_DPI, _DENSITY = 160, 1.6  # of what is drawn as a film or a Picture: dots an inch, and dots for a pixel of the screen
 LIMIT = 3.0  # standardised data and the prior both lie within +-LIMIT
 
 
@@ -86,21 +91,49 @@ def trajectory(path, ax=None, truth=None, title=None, color=MODEL, n=40, limit=L
     return ax
 
 
+def image_grid(images, alt, columns=None, titles=None, rows=None, zoom=None):
+    """Images (N, C, H, W) in [-1, 1], C = 1 or 3, side by side; values outside are cut off. Returns a Picture.
+
+    `alt` says in words what it shows. `columns` pictures stand in a row (as many as there are, at most ten).
+    `titles` has one for each image, or one for each column; `rows` one for each row. `zoom` is the width of an image
+    in screen pixels (by default about 60, and less where there are many in a row).
+    Raises ValueError for an empty alt, another number of titles, no images, or another number of channels.
+    """
+    images = _pictures(images)
+    _said(alt, "a picture")
+    figure, show = _image_figure(images, columns, titles, rows, zoom)
+    show(images)
+    return Picture(_frame(figure), alt, color=images.shape[1] == 3)
+
+
+class Picture:
+    """A picture with its text, in a notebook and on the site."""
+
+    def __init__(self, image, alt, color=False):
+        self.image, self.alt, self.color = image, alt, color
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        png = _png(self.image)
+        kind = "picture photo" if self.color else "picture"  # the site turns no photo's colours over in the dark
+        html = (
+            f'<img class="{kind}" alt="{escape(self.alt, quote=True)}" width="{round(self.image.width / _DENSITY)}" '
+            f'style="max-width: 100%; height: auto" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        )
+        return {"text/html": html, "image/png": png, "text/plain": f"[picture: {self.alt}]"}
+
+
 class Animation:
     """A film with a play button and a slider, in a notebook and on the site; where scripts are off, a still."""
 
-    def __init__(self, frames, alt, seconds, still):
-        self.frames, self.alt, self.seconds, self.still = frames, alt, seconds, still
+    def __init__(self, frames, alt, seconds, still, color=False):
+        self.frames, self.alt, self.seconds, self.still, self.color = frames, alt, seconds, still, color
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        png = io.BytesIO()
-        self.frames[self.still].save(png, "PNG", optimize=True)
-        return {"text/html": self.to_html(), "image/png": png.getvalue(), "text/plain": f"[animation: {self.alt}]"}
+        png = _png(self.frames[self.still])
+        return {"text/html": self.to_html(), "image/png": png, "text/plain": f"[animation: {self.alt}]"}
 
     def to_html(self):
         """All frames in one picture of which the page shows a part: it needs no file beside the page."""
-        from html import escape
-
         from PIL import Image
 
         n, (width, height) = len(self.frames), self.frames[0].size
@@ -115,7 +148,8 @@ class Animation:
         values = {
             "ID": "film-" + hashlib.sha256(webp.getvalue()).hexdigest()[:10],
             "ALT": escape(self.alt, quote=True),
-            "WIDTH": round(width / 1.6),
+            "CLASS": "film-screen photo" if self.color else "film-screen",
+            "WIDTH": round(width / _DENSITY),
             "RATIO": f"{width} / {height}",
             "SIZE": f"{columns * 100}% {rows * 100}%",
             "POSITION": _position(self.still, columns, rows),
@@ -138,18 +172,13 @@ def animate(path, alt, truth=None, titles=None, color=MODEL, seconds=4.0, n_fram
     `still` is the frame that print and pages without scripts show. Returns an Animation, shown as a cell's result.
     Raises ValueError for an empty alt, n_frames < 2, and another number of truths or titles than of states.
     """
-    from PIL import Image
-
-    if not alt:
-        raise ValueError("an animation needs an alt text: a sentence that says what it shows")
-    if n_frames < 2:
-        raise ValueError(f"n_frames = {n_frames}; a film has at least two frames")
+    _said(alt, "an animation")
     states = _states(path)
+    chosen = _chosen(len(states), n_frames)
     truths = _each("truths", truth, len(states), "states")
     titles = _each("titles", titles and list(titles), len(states), "states")
-    chosen = np.unique(np.linspace(0, len(states) - 1, min(n_frames, len(states))).round().astype(int))
     density = cache(partial(_density, limit=limit))  # one picture is often behind many frames
-    figure = plt.figure(figsize=(3.6, 3.8), dpi=160, layout="constrained")
+    figure = plt.figure(figsize=(3.6, 3.8), dpi=_DPI, layout="constrained")
     frames = []
     try:
         ax = _square(figure.add_subplot(), titles[0], limit)
@@ -164,11 +193,93 @@ def animate(path, alt, truth=None, titles=None, color=MODEL, seconds=4.0, n_fram
                 background.autoscale()
             if titles[i]:
                 ax.set_title(titles[i], fontsize=10)
-            figure.canvas.draw()
-            frames.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB"))
+            frames.append(_frame(figure))
     finally:
         plt.close(figure)  # or the notebook would show it below the film, or below the error
     return Animation(frames, alt, seconds, range(len(frames))[still])
+
+
+def animate_images(path, alt, columns=None, titles=None, rows=None, zoom=None, seconds=4.0, n_frames=32, still=-1):
+    """A film of images along `path`, two or more (N, C, H, W) in [-1, 1]; the first and the last are always in it.
+
+    `titles` has one for each state; the other arguments are image_grid's and animate's, and so are the errors.
+    """
+    _said(alt, "an animation")
+    states = _enough([_pictures(x) for x in path])
+    for i, x in enumerate(states):
+        if x.shape != states[0].shape:
+            raise ValueError(f"state {i} has shape {x.shape}, the first {states[0].shape}: they must be equal")
+    chosen = _chosen(len(states), n_frames)
+    titles = _each("titles", titles and list(titles), len(states), "states")
+    figure, show = _image_figure(states[0], columns, None, rows, zoom, headline=any(titles))
+    frames = []
+    for i in chosen:
+        show(states[i], titles[i])
+        frames.append(_frame(figure))
+    return Animation(frames, alt, seconds, range(len(frames))[still], color=states[0].shape[1] == 3)
+
+
+def tile(images, columns=None, gap=2):
+    """Images (N, C, H, W) in [-1, 1] on one sheet of paper, (height, width) or (height, width, 3), from 0 to 1.
+
+    For `ax.imshow(tile(x), cmap="gray", vmin=0, vmax=1)`. `gap`, in pixels, is between them: a number, or one below
+    and one beside. A pixel that is no number is left half grey. Raises ValueError for other shapes.
+    """
+    images = _pictures(images)
+    n, channels, height, width = images.shape
+    columns = _columns(columns, n)
+    below, beside = gap if isinstance(gap, tuple) else (gap, gap)
+    sheet = np.ones((-(-n // columns) * (height + below) - below, columns * (width + beside) - beside, channels))
+    for i, image in enumerate(np.nan_to_num(images, nan=0.0)):
+        top, left = i // columns * (height + below), i % columns * (width + beside)
+        part = (image.clip(-1, 1).transpose(1, 2, 0) + 1) / 2
+        sheet[top : top + height, left : left + width] = part if channels == 3 else 1 - part
+    return sheet if channels == 3 else sheet[..., 0]
+
+
+def _image_figure(images, columns, titles, rows, zoom, headline=False):
+    """A figure for images like these, and show(images, headline), which draws some on it.
+
+    All lengths are whole pixels of the images, and each of these is a whole number of dots: so they stay sharp.
+    """
+    from matplotlib.figure import Figure  # without pyplot: nothing is left open, whatever goes wrong
+
+    n, _, height, width = images.shape
+    columns = _columns(columns, n)
+    n_rows = -(-n // columns)
+    dots = max(1, round((zoom or min(56, 740 / columns)) * _DENSITY / width))
+    length = lambda screen: math.ceil(screen * _DENSITY / dots)  # noqa: E731  in pixels of the images
+    if titles is not None and len(titles) != columns:
+        titles = _each("titles", list(titles), n, "images")
+    titles = list(titles or [])
+    rows = _each("row titles", None if rows is None else list(rows), n_rows, "rows")
+    lines = max((str(title).count("\n") + 1 for title in titles), default=0)
+    head, gap = length(3 + 14 * lines) if lines else 0, 2
+    below = head + gap if len(titles) > columns else gap
+    names = [line for title in rows if title for line in str(title).split("\n")]
+    left = length(7 * max(map(len, names)) + 8) if names else 0
+    top = head + (length(20) if headline else 0)
+    sheet_width, sheet_height = columns * (width + gap) - gap, n_rows * (height + below) - below
+    size = left + sheet_width + 2, top + sheet_height + 2
+    figure = Figure(figsize=[side * dots / _DPI for side in size], dpi=_DPI, facecolor="white")
+    ax = figure.add_axes((0, 0, 1, 1), xlim=(-left - 1, sheet_width + 1), ylim=(sheet_height + 1, -top - 1))
+    ax.axis("off")
+    words = {"fontsize": 8, "color": "black"}
+    for i, title in enumerate(titles):
+        middle, above = i % columns * (width + gap) + width / 2, i // columns * (height + below) - length(2)
+        ax.text(middle, above, title, ha="center", va="bottom", linespacing=1.1, **words)
+    for i, title in enumerate(rows):
+        ax.text(-length(4), i * (height + below) + height / 2, title or "", ha="right", va="center", **words)
+    line = figure.text(0.5, 1 - length(3) / size[1], "", ha="center", va="top", fontsize=9)
+    box = {"extent": (0, sheet_width, sheet_height, 0), "interpolation": "nearest", "aspect": "auto"}
+    sheet = ax.imshow(tile(images, columns, (below, gap)), cmap="gray", vmin=0, vmax=1, **box)
+    ax.set(xlim=(-left - 1, sheet_width + 1), ylim=(sheet_height + 1, -top - 1))  # imshow has its own idea
+
+    def show(images, headline=None):
+        sheet.set_data(tile(images, columns, (below, gap)))
+        line.set_text(headline or "")
+
+    return figure, show
 
 
 def _position(i, columns, rows):
@@ -177,7 +288,7 @@ def _position(i, columns, rows):
 
 
 _FILM = """<figure class="film" id="@ID@" style="width: @WIDTH@px; max-width: 100%; margin: 0">
-<div class="film-screen" role="img" aria-label="@ALT@" style="aspect-ratio: @RATIO@; background: #fff
+<div class="@CLASS@" role="img" aria-label="@ALT@" style="aspect-ratio: @RATIO@; background: #fff
  url(data:image/webp;base64,@PICTURE@) @POSITION@ / @SIZE@; print-color-adjust: exact"></div>
 <div class="film-controls" hidden style="display: none; gap: .6em; align-items: center">
 <button type="button" style="min-width: 5em">Play</button>
@@ -223,10 +334,43 @@ def _each(name, given, n, what):
 
 
 def _states(path):
-    states = [_numpy(x) for x in path]
+    return _enough([_numpy(x) for x in path])
+
+
+def _enough(states):
     if len(states) < 2:
         raise ValueError(f"a path from noise to samples needs at least two states, not {len(states)}")
     return states
+
+
+def _said(alt, what):
+    if not alt:
+        raise ValueError(f"{what} needs an alt text: a sentence that says what it shows")
+
+
+def _chosen(n_states, n_frames):
+    """Which states a film shows: the first, the last, and others evenly between."""
+    if n_frames < 2:
+        raise ValueError(f"n_frames = {n_frames}; a film has at least two frames")
+    return np.unique(np.linspace(0, n_states - 1, min(n_frames, n_states)).round().astype(int))
+
+
+def _frame(figure):
+    """What the figure shows now, as a PIL image."""
+    from PIL import Image
+
+    if not hasattr(figure.canvas, "buffer_rgba"):  # a figure that pyplot does not know
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        FigureCanvasAgg(figure)
+    figure.canvas.draw()
+    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+
+
+def _png(image):
+    png = io.BytesIO()
+    image.save(png, "PNG", optimize=True)
+    return png.getvalue()
 
 
 def _gaps(x):
@@ -255,6 +399,20 @@ def _show_density(ax, density, limit):
 
 def _shade(ax, mixture, limit):
     _show_density(ax, _density(mixture, limit), limit)
+
+
+def _columns(columns, n):
+    columns = min(n, 10) if columns is None else columns
+    if columns < 1:
+        raise ValueError(f"columns = {columns}; a row has at least one image")
+    return columns
+
+
+def _pictures(x):
+    x = x.detach().cpu().float().numpy() if torch.is_tensor(x) else np.asarray(x, dtype=float)
+    if x.ndim != 4 or len(x) < 1 or x.shape[1] not in (1, 3):
+        raise ValueError(f"images (N, C, H, W) with one or three channels are drawn, not {x.shape}")
+    return x
 
 
 def _numpy(x):

@@ -14,7 +14,16 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 from course_utils.mixtures import GaussianMixture  # noqa: E402
-from course_utils.plotting import animate, scatter_2d, scatter_row, score_field, trajectory  # noqa: E402
+from course_utils.plotting import (  # noqa: E402
+    animate,
+    animate_images,
+    image_grid,
+    scatter_2d,
+    scatter_row,
+    score_field,
+    tile,
+    trajectory,
+)
 
 CORNER = GaussianMixture([[1.5, -1.0]], 0.2)
 
@@ -180,3 +189,104 @@ def test_points_that_are_no_numbers_are_counted_in_the_picture():
     plain = animate([x, x[[0, 2, 4]], x], "three states").frames[1]
     differing = np.argwhere((np.asarray(film.frames[1]) != np.asarray(plain)).any(2))
     assert len(differing) and differing[:, 0].min() > 0.8 * plain.height  # words below, the finite points as ever
+
+
+def disc(n=6, channels=1):
+    """Discs of ink that grow, (n, channels, 12, 12) in [-1, 1]."""
+    axis = torch.linspace(-1, 1, 12)
+    radius = torch.cartesian_prod(axis, axis).norm(dim=1).reshape(12, 12)
+    return torch.stack([1 - 2 * (radius > (i + 1) / n).float() for i in range(n)])[:, None].repeat(1, channels, 1, 1)
+
+
+def found(picture, x, tolerance=0.02):
+    """Where in a PIL image the pixels of x (H, W) in [0, 1] stand at a whole zoom: (row, column) of the first place."""
+    grey = np.asarray(picture.convert("L"), dtype=float) / 255
+    rows, columns = x.shape
+    for zoom in range(1, 12):
+        height, width = grey.shape[0] - rows * zoom + 1, grey.shape[1] - columns * zoom + 1
+        match = np.ones((max(height, 0), max(width, 0)), dtype=bool)
+        for i, j in np.ndindex(x.shape):
+            if not match.any():
+                break
+            for corner in (0, zoom - 1):  # of the square that shows a pixel
+                top, left = i * zoom + corner, j * zoom + corner
+                match &= np.abs(grey[top : top + height, left : left + width] - x[i, j]) < tolerance
+        if match.any():
+            return tuple(np.argwhere(match)[0])
+    return None
+
+
+def test_a_sheet_holds_every_image_in_its_place():
+    x = torch.rand(5, 1, 3, 4) * 2 - 1
+    sheet = tile(x, columns=2, gap=1)
+    assert sheet.shape == (3 * 4 - 1, 2 * 5 - 1)
+    for i, image in enumerate(x):
+        row, column = divmod(i, 2)
+        part = sheet[row * 4 : row * 4 + 3, column * 5 : column * 5 + 4]
+        np.testing.assert_allclose(part, (1 - image[0].numpy()) / 2, atol=1e-6)  # 1 is ink, and ink is black
+    assert (sheet[8:, 5:] == 1).all() and (sheet[3] == 1).all()  # paper where there is no image
+    colours = torch.rand(2, 3, 3, 4) * 2 - 1
+    np.testing.assert_allclose(tile(colours, gap=0)[:, :4], (colours[0].permute(1, 2, 0) + 1) / 2, atol=1e-6)
+    assert tile(torch.full((1, 1, 2, 2), 7.0)).max() == 0  # cut off
+    assert tile(torch.full((1, 1, 2, 2), float("nan"))).tolist() == [[0.5, 0.5]] * 2
+
+
+GRIDS = [
+    {},
+    {"titles": list("abcdef")},
+    {"columns": 3, "titles": ["long\nname", "b", "c"]},
+    {"columns": 2, "titles": list("abcdef"), "rows": ["one", "two", "three"]},
+]
+
+
+@pytest.mark.parametrize("options", GRIDS)
+def test_a_grid_shows_every_image_sharp_and_in_order(options):
+    x = torch.rand(6, 1, 12, 12) * 2 - 1
+    grid = image_grid(x, "noise", **options)
+    places = [found(grid.image, (1 - image[0].numpy()) / 2) for image in x]
+    assert None not in places
+    columns = options.get("columns", 6)
+    order = sorted(range(6), key=lambda i: (places[i][0], places[i][1]))
+    assert order == list(range(6))
+    assert len({row for row, _ in places}) == 6 // columns and len({column for _, column in places}) == columns
+
+
+def test_a_grid_speaks_and_its_colours_stay():
+    html = image_grid(disc(), 'six "discs" & more')._repr_mimebundle_()["text/html"]
+    assert 'alt="six &quot;discs&quot; &amp; more"' in html and "photo" not in html and "http" not in html
+    shown = Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", html)[1])))
+    assert (np.asarray(shown.convert("RGB")) == np.asarray(image_grid(disc(), "discs").image)).all()
+    assert 'class="picture photo"' in image_grid(disc(channels=3), "discs")._repr_mimebundle_()["text/html"]
+    assert not plt.get_fignums()
+
+
+def test_a_film_of_images():
+    path = [disc() * s for s in torch.linspace(0, 1, 50)]
+    film = animate_images(path, "discs darken", columns=3, n_frames=5, titles=[f"state {i}" for i in range(50)])
+    assert len(film.frames) == 5 and not plt.get_fignums()
+    last = (1 - path[-1][4, 0].numpy()) / 2
+    assert found(film.frames[-1], last) and not found(film.frames[1], last)
+    grey = animate_images(path[:1] * 2, "grey").frames[0]
+    assert found(grey, np.full((12, 12), 0.5), 0.01)
+    assert 'class="film-screen"' in film.to_html()
+    assert 'class="film-screen photo"' in animate_images([disc(channels=3)] * 2, "colours").to_html()
+
+
+def test_bad_images_are_named():
+    for x in (torch.zeros(4, 2), torch.zeros(28, 28), torch.zeros(2, 2, 8, 8), torch.zeros(0, 1, 8, 8)):
+        with pytest.raises(ValueError, match=r"images \(N, C, H, W\)"):
+            image_grid(x, "nothing")
+    with pytest.raises(ValueError, match="picture needs an alt text"):
+        image_grid(disc(), "")
+    with pytest.raises(ValueError, match="columns = 0"):
+        image_grid(disc(), "discs", columns=0)
+    with pytest.raises(ValueError, match="2 titles for 6 images"):
+        image_grid(disc(), "discs", columns=3, titles=["a", "b"])
+    with pytest.raises(ValueError, match="1 row titles for 2 rows"):
+        image_grid(disc(), "discs", columns=3, rows=["a"])
+    with pytest.raises(ValueError, match="at least two states, not 1"):
+        animate_images([disc()], "discs")
+    with pytest.raises(ValueError, match="1 titles for 2 states"):
+        animate_images([disc(), disc()], "discs", titles=["a"])
+    with pytest.raises(ValueError, match=r"state 1 has shape"):
+        animate_images([disc(), disc(5)], "discs")
