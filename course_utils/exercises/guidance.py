@@ -224,6 +224,12 @@ def times_not_broadcast(x0, t, noise):
     return turned(x0, noise, (math.pi / 2 * t).cos(), (math.pi / 2 * t).sin())
 
 
+@v_target.misconception("[:, None] serves points (B, 2) only: make as many ones as x0 has further dimensions.")
+def for_points_only(x0, t, noise):
+    angle = (math.pi / 2 * t)[:, None]
+    return turned(x0, noise, angle.cos(), angle.sin())
+
+
 @v_target.misconception("[:, None, None, None] serves pictures only: make as many ones as x0 has further dimensions.")
 def for_pictures_only(x0, t, noise):
     angle = (math.pi / 2 * t)[:, None, None, None]
@@ -927,22 +933,17 @@ def eps_of(x0_hat, x, ab):
     return (x - math.sqrt(ab) * x0_hat) / math.sqrt(1 - ab)
 
 
-def root(number):
-    """The square root, or NaN below zero, as torch's."""
-    return math.sqrt(number) if number >= 0 else math.nan
-
-
 @ddim_step.misconception("eta is not squared in the direction's coefficient: it is sqrt(1 - alpha_bar_next - sigma^2).")
 def eta_not_squared(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     s = std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = root(1 - alpha_bar_next - eta * s**2)
+    direction = math.sqrt(1 - alpha_bar_next - eta * s**2)
     return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + eta * s * z
 
 
 @ddim_step.misconception("sigma itself is taken away under the root: there are variances, so take away sigma^2.")
 def deviation_under_the_root(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = root(1 - alpha_bar_next - std)
+    direction = math.sqrt(1 - alpha_bar_next - std)
     return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
@@ -959,7 +960,7 @@ def noise_on_top(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
 @ddim_step.misconception("The direction shrinks as it should, but the noise that replaces it is never added.")
 def noise_forgotten(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = root(1 - alpha_bar_next - std**2)
+    direction = math.sqrt(1 - alpha_bar_next - std**2)
     return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar)
 
 
@@ -972,14 +973,14 @@ def always_deterministic(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
 @ddim_step.misconception("z is multiplied by the variance: its standard deviation, sigma, belongs there.")
 def variance_times_noise(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = root(1 - alpha_bar_next - std**2)
+    direction = math.sqrt(1 - alpha_bar_next - std**2)
     return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std**2 * z
 
 
 @ddim_step.misconception("sigma has the root of eta: it is eta times that of ancestral sampling.")
 def root_of_eta(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = math.sqrt(eta) * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = root(1 - alpha_bar_next - std**2)
+    direction = math.sqrt(1 - alpha_bar_next - std**2)
     return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
@@ -988,7 +989,7 @@ def root_of_eta(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
 )
 def variance_of_the_step_up(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * math.sqrt(1 - alpha_bar / alpha_bar_next)
-    direction = root(1 - alpha_bar_next - std**2)
+    direction = math.sqrt(1 - alpha_bar_next - std**2)
     return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
@@ -996,37 +997,36 @@ def variance_of_the_step_up(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     "The ratio (1 - alpha_bar_next) / (1 - alpha_bar) in sigma is upside down: the less noisy time stands on top."
 )
 def ratio_of_noises_upside_down(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
-    ratio = (1 - alpha_bar) / (1 - alpha_bar_next) if alpha_bar_next < 1 else math.inf
-    std = eta * math.sqrt(ratio * (1 - alpha_bar / alpha_bar_next))
-    direction = root(1 - alpha_bar_next - std**2)
+    std = eta * math.sqrt((1 - alpha_bar) / (1 - alpha_bar_next) * (1 - alpha_bar / alpha_bar_next))
+    direction = math.sqrt(1 - alpha_bar_next - std**2)
     return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
 @ddim_step.misconception("The roots are missing in sigma: this is eta times its square.")
 def sigma_without_roots(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next) ** 2
-    direction = root(1 - alpha_bar_next - std**2)
+    direction = math.sqrt(1 - alpha_bar_next - std**2)
     return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
 @ddim_step.misconception("The direction has the noise of the old time, 1 - alpha_bar: the step goes to alpha_bar_next.")
 def direction_of_the_old_time(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = root(1 - alpha_bar - std**2)
+    direction = math.sqrt(1 - alpha_bar - std**2)
     return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
 @ddim_step.misconception("x0_hat is scaled for the old time, with alpha_bar: the step goes to alpha_bar_next.")
 def data_of_the_old_time(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = root(1 - alpha_bar_next - std**2)
+    direction = math.sqrt(1 - alpha_bar_next - std**2)
     return math.sqrt(alpha_bar) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
 @ddim_step.misconception("x stands where the predicted noise belongs: that is (x - sqrt(alpha_bar) x0_hat) / its root.")
 def state_for_noise(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = root(1 - alpha_bar_next - std**2)
+    direction = math.sqrt(1 - alpha_bar_next - std**2)
     return math.sqrt(alpha_bar_next) * x0_hat + direction * x + std * z
 
 
@@ -1036,7 +1036,7 @@ def state_for_noise(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
 )
 def noise_over_its_variance(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = root(1 - alpha_bar_next - std**2)
+    direction = math.sqrt(1 - alpha_bar_next - std**2)
     eps = (x - math.sqrt(alpha_bar) * x0_hat) / (1 - alpha_bar)
     return math.sqrt(alpha_bar_next) * x0_hat + direction * eps + std * z
 
@@ -1044,7 +1044,7 @@ def noise_over_its_variance(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
 @ddim_step.misconception("The step draws a noise of its own: use the given z.")
 def draws_its_own_noise(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = root(1 - alpha_bar_next - std**2)
+    direction = math.sqrt(1 - alpha_bar_next - std**2)
     mean = math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar)
     return mean + std * torch.randn_like(x)
 

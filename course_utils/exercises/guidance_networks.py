@@ -295,6 +295,14 @@ def no_norm(x, to_qkv, to_out, heads):
 
 
 @multi_head_attention.misconception(
+    "Each token is normed by itself, as in language models: group_norm(x, 1) takes all positions of a picture together."
+)
+def normed_token_by_token(x, to_qkv, to_out, heads):
+    n = torch.nn.functional.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1)
+    return x + branch(n, to_qkv, to_out, heads)
+
+
+@multi_head_attention.misconception(
     "This norm runs over the batch (batch norm): the result for a picture then depends on the others."
 )
 def normed_over_the_batch(x, to_qkv, to_out, heads):
