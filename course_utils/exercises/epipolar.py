@@ -68,14 +68,22 @@ def matrix_of(s):
     return torch.linalg.inv(s.K2).T @ cross_matrix(s.t2 - R @ s.t1) @ R @ torch.linalg.inv(s.K1)
 
 
-def up_to_scale(v):
-    """v (..., n) with each row scaled to length 1, its sign turned so that a row and its negative become the same."""
-    if not torch.is_tensor(v):
-        raise TypeError("a tensor is wanted")
-    length = v.norm(dim=-1, keepdim=True)
+def up_to_scale(v, length):
+    """v (..., n) divided by a length (..., 1), its sign turned so that v and -v become the same."""
     v = v / torch.where(length == 0, 1, length)
     leaning = (v * torch.arange(1, v.shape[-1] + 1).to(v).sqrt().cos()).sum(-1, keepdim=True)
     return torch.where(leaning < 0, -v, v)
+
+
+def balanced(F, A1, A2):
+    """A2^T F A1, of length 1: F's own entries differ by factors of a million, as they go with x x, x and 1 of pixels.
+
+    Raises TypeError for what is no tensor.
+    """
+    if not torch.is_tensor(F):
+        raise TypeError("a tensor is wanted")
+    entries = (A2.T @ F @ A1).flatten()
+    return up_to_scale(entries, entries.norm()).reshape(F.shape)
 
 
 # ---- 1 ---------------------------------------------------------------------------------------------------------------
@@ -758,3 +766,695 @@ def in_a_black_frame(image, x):
     column = (x[:, 0].round() + 1).clamp(0, width + 1).long()
     row = (x[:, 1].round() + 1).clamp(0, height + 1).long()
     return framed[row, column]
+
+
+# ---- 6 ---------------------------------------------------------------------------------------------------------------
+
+fundamental = Exercise(
+    "epipolar.fundamental",
+    title="The fundamental matrix",
+    points=3,
+    contract="fundamental(K1, R1, t1, K2, R2, t2) is the matrix F (3, 3), of any scale and sign, with x2^T F x1 = 0 "
+    "for the pixels x1 and x2 (as (column, row, 1)) of one world point in the two cameras.",
+    section="fundamental-matrix",
+    returns="F",
+    finished=("course_utils.geometry.fundamental",),
+    tolerance=PRECISE,
+)
+
+
+@fundamental.solution
+def _(K1, R1, t1, K2, R2, t2):
+    return matrix_of(SimpleNamespace(K1=K1, R1=R1, t1=t1, K2=K2, R2=R2, t2=t2))
+
+
+@fundamental.inputs
+def _(g):
+    def inputs(s):
+        return {name: vars(s)[name] for name in ("K1", "R1", "t1", "K2", "R2", "t2")}
+
+    for name in ("two random cameras", "two other cameras"):
+        yield name, inputs(scene(g))
+    yield "the first camera is the reference frame", inputs(scene(g)) | {"R1": EYE.clone(), "t1": ORIGIN.clone()}
+    s = scene(g)
+    yield "one camera, moved and turned", inputs(s) | {"K2": s.K1.clone()}
+    yield "a camera that moves forward", inputs(moved(scene(g), [0.0, 0.0, -0.1]))
+    K = torch.tensor([[512, 0, 256], [0, 512, 256], [0, 0, 1]], dtype=torch.float64)
+    shift = torch.tensor([int(torch.randint(1, 9, (), generator=g)) / 64, 0, 0], dtype=torch.float64)
+    sideways = {"K1": K, "R1": EYE.clone(), "t1": ORIGIN.clone(), "K2": K.clone(), "R2": EYE.clone(), "t2": shift}
+    yield "a camera that moves sideways, where F[2, 2] is 0", sideways
+    yield "large turns", inputs(scene(g)) | {"R1": rotation(g, 2.0), "R2": rotation(g, 1.5)}
+
+
+@fundamental.observe
+def _(F, given):
+    return {"F": balanced(F, given["K1"], given["K2"])}
+
+
+def crossing(a):
+    x, y, z = a
+    zero = torch.zeros_like(x)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
+
+
+def essential(R1, t1, R2, t2):
+    R = R2 @ R1.T
+    return crossing(t2 - R @ t1) @ R
+
+
+@fundamental.misconception("F is the wrong way round: with this one x1^T F x2 = 0. Transpose it.")
+def wrong_way_round(K1, R1, t1, K2, R2, t2):
+    return (torch.linalg.inv(K2).T @ essential(R1, t1, R2, t2) @ torch.linalg.inv(K1)).T
+
+
+@fundamental.misconception("K1 is missing: F acts on pixels, so that their rays K1^-1 x1 must be taken first.")
+def first_k_missing(K1, R1, t1, K2, R2, t2):
+    return torch.linalg.inv(K2).T @ essential(R1, t1, R2, t2)
+
+
+@fundamental.misconception("K2 is missing: F acts on pixels, so that K2^-T stands on its left.")
+def second_k_missing(K1, R1, t1, K2, R2, t2):
+    return essential(R1, t1, R2, t2) @ torch.linalg.inv(K1)
+
+
+@fundamental.misconception("This is the essential matrix [t]x R: it acts on rays, F on pixels.")
+def essential_only(K1, R1, t1, K2, R2, t2):
+    return essential(R1, t1, R2, t2)
+
+
+@fundamental.misconception("K2's inverse is not transposed: x2 stands on the left, so that K2^-1 x2 brings K2^-T.")
+def inverse_not_transposed(K1, R1, t1, K2, R2, t2):
+    return torch.linalg.inv(K2) @ essential(R1, t1, R2, t2) @ torch.linalg.inv(K1)
+
+
+@fundamental.misconception("K2 is transposed but not inverted: K2^T is not its inverse.")
+def transposed_not_inverted(K1, R1, t1, K2, R2, t2):
+    return K2.T @ essential(R1, t1, R2, t2) @ torch.linalg.inv(K1)
+
+
+@fundamental.misconception("K1 is transposed but not inverted: K1^T is not its inverse.")
+def first_transposed_not_inverted(K1, R1, t1, K2, R2, t2):
+    return torch.linalg.inv(K2).T @ essential(R1, t1, R2, t2) @ K1.T
+
+
+@fundamental.misconception("K1 and K2 have changed places: x1 stands on the right, and so does K1^-1.")
+def ks_swapped(K1, R1, t1, K2, R2, t2):
+    return torch.linalg.inv(K1).T @ essential(R1, t1, R2, t2) @ torch.linalg.inv(K2)
+
+
+@fundamental.misconception("R and [t]x are in the wrong order: t is in camera 2's axes, so first R, then [t]x.")
+def wrong_order(K1, R1, t1, K2, R2, t2):
+    R = R2 @ R1.T
+    return torch.linalg.inv(K2).T @ R @ crossing(t2 - R @ t1) @ torch.linalg.inv(K1)
+
+
+@fundamental.misconception("t is t2 - t1, but t1 is in camera 1's axes: it is t2 - R t1.", read="relative-pose")
+def t_not_turned_in_f(K1, R1, t1, K2, R2, t2):
+    return torch.linalg.inv(K2).T @ crossing(t2 - t1) @ R2 @ R1.T @ torch.linalg.inv(K1)
+
+
+@fundamental.misconception("R is R1 R2^T, from camera 2 to camera 1: it is R2 R1^T.", read="relative-pose")
+def turn_backwards_in_f(K1, R1, t1, K2, R2, t2):
+    R = R1 @ R2.T
+    return torch.linalg.inv(K2).T @ crossing(t2 - R @ t1) @ R @ torch.linalg.inv(K1)
+
+
+@fundamental.misconception("[t]x has a wrong sign in one place, so that [t]x b is not t x b.", read="cross-product")
+def wrong_sign_in_the_cross(K1, R1, t1, K2, R2, t2):
+    R = R2 @ R1.T
+    x, y, z = t2 - R @ t1
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, x, -y, x, zero]).reshape(3, 3)
+    return torch.linalg.inv(K2).T @ cross @ R @ torch.linalg.inv(K1)
+
+
+@fundamental.misconception(
+    "F is divided by F[2, 2], which is 0 where a camera only moves: use its length, or no scale."
+)
+def divided_by_the_corner(K1, R1, t1, K2, R2, t2):
+    F = torch.linalg.inv(K2).T @ essential(R1, t1, R2, t2) @ torch.linalg.inv(K1)
+    return F / F[2, 2]
+
+
+@fundamental.equivalent
+def of_length_one(K1, R1, t1, K2, R2, t2):
+    R = R2 @ R1.T
+    t = t2 - R @ t1
+    cross = torch.stack([torch.linalg.cross(t, e) for e in torch.eye(3, dtype=t.dtype)], dim=1)
+    F = torch.linalg.inv(K2.T) @ cross @ R @ torch.linalg.inv(K1)
+    return -F / F.norm()
+
+
+@fundamental.equivalent
+def from_the_epipole(K1, R1, t1, K2, R2, t2):
+    R = R2 @ R1.T
+    e = K2 @ (t2 - R @ t1)  # camera 1's place, seen by camera 2
+    return crossing(e) @ K2 @ R @ torch.linalg.inv(K1)
+
+
+@fundamental.equivalent
+def from_the_other_epipole(K1, R1, t1, K2, R2, t2):
+    R = R2 @ R1.T
+    e = K1 @ R.T @ (t2 - R @ t1)  # as in a well-known handbook: F = K2^-T R K1^T [e]x
+    return torch.linalg.inv(K2).T @ R @ K1.T @ crossing(e)
+
+
+@fundamental.equivalent
+def from_two_projection_matrices(K1, R1, t1, K2, R2, t2):
+    P1, P2 = K1 @ torch.cat([R1, t1[:, None]], dim=1), K2 @ torch.cat([R2, t2[:, None]], dim=1)
+    F = P1.new_zeros(3, 3)
+    for i in range(3):
+        for j in range(3):
+            others1, others2 = [k for k in range(3) if k != j], [k for k in range(3) if k != i]
+            F[i, j] = (-1) ** (i + j) * torch.linalg.det(torch.cat([P1[others1], P2[others2]]))
+    return F
+
+
+# ---- 7 ---------------------------------------------------------------------------------------------------------------
+
+epipolar_line = Exercise(
+    "epipolar.epipolar_line",
+    title="Where the other picture shows it",
+    points=1,
+    contract="epipolar_line(F, x1) is the lines (N, 3) of picture 2 on which the points x1 (N, 2) of picture 1 must "
+    "be seen: rows (a, b, c) of any scale and sign with a x + b y + c = 0.",
+    section="epipolar-lines",
+    returns="lines",
+    finished=("course_utils.geometry.epipolar_line",),
+    tolerance=PRECISE,
+)
+
+
+@epipolar_line.solution
+def _(F, x1):
+    return torch.cat([x1, torch.ones_like(x1[:, :1])], dim=1) @ F.T
+
+
+@epipolar_line.inputs
+def _(g):
+    def inputs(n):
+        s = scene(g, n)
+        return {"F": matrix_of(s) * float(uniform(g, -2, 2, ())), "x1": s.x1}
+
+    def of_epipole(*e):  # the camera only moves
+        place = torch.randint(20, 200, (2, 2), generator=g).double()
+        return {"F": cross_matrix(torch.tensor(e, dtype=torch.float64)), "x1": place}
+
+    for name, n in {"six points": 6, "a single point": 1, "two points": 2, "three points": 3}.items():
+        yield name, inputs(n)
+    yield "level lines", of_epipole(1, 0, 0)
+    yield "upright lines, whose b is 0", of_epipole(0, 1, 0)
+    column, row = torch.randint(20, 200, (2,), generator=g).tolist()
+    corner = of_epipole(column, row, 1)
+    corner["x1"][0] = torch.tensor([2.0 * column, 2.0 * row])
+    yield "a line through the corner, whose c is 0", corner
+
+
+@epipolar_line.observe
+def _(lines, given):
+    if not torch.is_tensor(lines) or lines.dtype != torch.float64 or lines.ndim != 2 or lines.shape[1] != 3:
+        raise TypeError("a tensor (N, 3) is wanted")
+    return {"lines": up_to_scale(lines, lines[:, :2].norm(dim=1, keepdim=True))}
+
+
+def and_one(x):
+    return torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+
+
+@epipolar_line.misconception("F is transposed: F^T x2 is a line of picture 1. For points in rows F x1 is x1 @ F.T.")
+def f_transposed(F, x1):
+    return and_one(x1) @ F
+
+
+@epipolar_line.misconception("The third entry of the point is 0 in place of 1: that is a direction, not a place.")
+def zero_for_one(F, x1):
+    return torch.cat([x1, torch.zeros_like(x1[:, :1])], dim=1) @ F.T
+
+
+@epipolar_line.misconception("Row and column of the point are swapped: it is (column, row, 1).", read="pixel-indices")
+def row_before_column_of_the_point(F, x1):
+    return and_one(x1.flip(1)) @ F.T
+
+
+@epipolar_line.misconception("The 1 comes first, (1, x, y): F acts on (x, y, 1).")
+def one_first(F, x1):
+    return torch.cat([torch.ones_like(x1[:, :1]), x1], dim=1) @ F.T
+
+
+@epipolar_line.misconception("The line is divided by b, which is 0 for an upright line: leave its scale as it is.")
+def divided_by_b(F, x1):
+    lines = and_one(x1) @ F.T
+    return lines / lines[:, 1:2]
+
+
+@epipolar_line.misconception("The line is divided by c, which is 0 for a line through the corner: leave its scale.")
+def divided_by_c(F, x1):
+    lines = and_one(x1) @ F.T
+    return lines / lines[:, 2:]
+
+
+@epipolar_line.misconception("This is slope and intercept, which an upright line does not have: return (a, b, c).")
+def slope_and_intercept(F, x1):
+    a, b, c = (and_one(x1) @ F.T).T
+    return torch.stack([-a / b, -c / b], dim=1)
+
+
+@epipolar_line.misconception("The lines are the columns of the result: they are wanted as rows (N, 3).")
+def lines_as_columns(F, x1):
+    return F @ and_one(x1).T
+
+
+@epipolar_line.misconception("a and b have changed places: a belongs to the column x, b to the row y.")
+def a_and_b_swapped(F, x1):
+    return (and_one(x1) @ F.T)[:, [1, 0, 2]]
+
+
+@epipolar_line.equivalent
+def line_by_line(F, x1):
+    return torch.stack([F @ torch.stack([x, y, torch.ones_like(x)]) for x, y in x1])
+
+
+@epipolar_line.equivalent
+def with_a_unit_normal(F, x1):
+    lines = (F @ torch.nn.functional.pad(x1, (0, 1), value=1).T).T
+    return -lines / torch.hypot(lines[:, 0], lines[:, 1])[:, None]
+
+
+@epipolar_line.equivalent
+def columns_of_f_added(F, x1):
+    return torch.einsum("ij,nj->ni", F[:, :2], x1) + F[:, 2]
+
+
+# ---- 8 ---------------------------------------------------------------------------------------------------------------
+
+clip_line = Exercise(
+    "epipolar.clip_line",
+    title="The part of a line in the picture",
+    points=3,
+    contract="clip_line(line, width, height) is the two ends (2, 2), in any order, of the part of the line (a, b, c) "
+    "with 0 <= x <= width - 1 and 0 <= y <= height - 1; an empty tensor (0, 2) where the line misses the picture.",
+    section="line-in-the-picture",
+    returns="ends",
+    finished=("course_utils.geometry.clip_line",),
+    tolerance=PRECISE,
+)
+
+
+@clip_line.solution
+def _(line, width, height):
+    a, b, c = line.tolist()
+    x, y = -a * c / (a * a + b * b), -b * c / (a * a + b * b)  # the line is (x, y) + s (b, -a)
+    low, high = -float("inf"), float("inf")
+    for place, step, size in [(x, b, width), (y, -a, height)]:
+        if step != 0:
+            first, last = sorted([-place / step, (size - 1 - place) / step])
+            low, high = max(low, first), min(high, last)
+        elif not 0 <= place <= size - 1:
+            high = -float("inf")
+    if low >= high:
+        return line.new_zeros(0, 2)
+    return line.new_tensor([[x + s * b, y - s * a] for s in (low, high)])
+
+
+@clip_line.inputs
+def _(g):
+    def through(p, q, width, height):  # in any scale
+        line = torch.linalg.cross(*(torch.tensor([*v, 1], dtype=torch.float64) for v in (p, q)))
+        scale = (1 - 2 * torch.randint(2, (), generator=g)) * uniform(g, 0.1, 2, ())
+        return {"line": line / line[:2].norm() * scale, "width": width, "height": height}
+
+    sizes = [(640, 480), (48, 80), (30, 30)]
+    names = "from left to right", "from top to bottom", "cuts a corner at left", "cuts a corner at right"
+    for width, height in sizes:
+        u, v = (float(uniform(g, 0.2, 0.8, ())) for _ in range(2))
+        left, right, top, bottom = (0, u * height), (width - 1, v * height), (u * width, 0), (v * width, height - 1)
+        for name, ends in zip(names, [(left, right), (top, bottom), (left, bottom), (top, right)], strict=True):
+            yield f"a line that goes {name}" if "to" in name else f"a line that {name}", through(*ends, width, height)
+    u, v = (float(uniform(g, 5.2, 30.8, ())) for _ in range(2))
+    size = {"width": 64, "height": 48}
+    upright, level = ([1.0, 0.0, -u], [0.0, 1.0, -v])
+    yield "an upright line", {"line": torch.tensor(upright, dtype=torch.float64), **size}
+    yield "a level line", {"line": torch.tensor(level, dtype=torch.float64), **size}
+    yield "an upright line beside the picture", {"line": torch.tensor([1.0, 0.0, u], dtype=torch.float64), **size}
+    yield "a level line below the picture", {"line": torch.tensor([0, 2.0, -96 - v], dtype=torch.float64), **size}
+    yield "a line that passes the picture by", through((-u, 0), (0, -v), 64, 48)
+    yield (
+        "a line between the last pixel and the size",
+        {
+            "line": torch.tensor([1.0, 0.0, -63.5], dtype=torch.float64),
+            **size,
+        },
+    )
+
+
+@clip_line.observe
+def _(ends, given):
+    if ends.shape != (2, 2):
+        raise ValueError("two ends are wanted")
+    order = ends.double() @ torch.tensor([1.0, 0.37], dtype=torch.float64)
+    return {"ends": ends.flip(0) if order[0] > order[1] else ends}
+
+
+def row_at(line, x):
+    return -(line[0] * x + line[2]) / line[1]
+
+
+def column_at(line, y):
+    return -(line[1] * y + line[2]) / line[0]
+
+
+def crossings(line, width, height, border=0):
+    """Where a line that is neither upright nor level meets the borders, of those the ones in the picture."""
+    right, bottom = width - 1 + border, height - 1 + border
+    places = [torch.stack([line.new_tensor(float(x)), row_at(line, x)]) for x in (0, right)]
+    places += [torch.stack([column_at(line, y), line.new_tensor(float(y))]) for y in (0, bottom)]
+    places = [p for p in places if -1e-9 <= p[0] <= right + 1e-9 and -1e-9 <= p[1] <= bottom + 1e-9]
+    return torch.stack(places) if places else line.new_zeros(0, 2)
+
+
+def upright_or_level(line, width, height, border=0):
+    """The ends of a line with b = 0 or a = 0, or None for another."""
+    right, bottom = width - 1 + border, height - 1 + border
+    if line[0] != 0 and line[1] != 0:
+        return None
+    axis = 0 if line[1] == 0 else 1
+    place = -line[2] / line[axis]
+    if not 0 <= place <= (right, bottom)[axis]:
+        return line.new_zeros(0, 2)
+    ends = torch.stack([place, place * 0]), torch.stack([place, place * 0 + (bottom, right)[axis]])
+    return torch.stack(ends) if axis == 0 else torch.stack(ends).flip(1)
+
+
+@clip_line.misconception(
+    "These are the ends at the left and right border, which may lie far above or below the picture."
+)
+def left_and_right_only(line, width, height):
+    xs = line.new_tensor([0.0, width - 1.0])
+    return torch.stack([xs, row_at(line, xs)], dim=1)
+
+
+@clip_line.misconception("The rows are clamped into the picture, which turns the line: move along it to the border.")
+def rows_clamped(line, width, height):
+    xs = line.new_tensor([0.0, width - 1.0])
+    return torch.stack([xs, row_at(line, xs).clamp(0, height - 1)], dim=1)
+
+
+@clip_line.misconception("An upright line has no slope and intercept: solve for the column, x = -(b y + c) / a, too.")
+def by_slope(line, width, height):
+    slope, intercept = -line[0] / line[1], -line[2] / line[1]
+    rows = {x: slope * x + intercept for x in (0.0, width - 1.0)}
+    columns = {y: (y - intercept) / slope for y in (0.0, height - 1.0)}
+    ends = [[x, float(y)] for x, y in rows.items() if 0 <= y <= height - 1]
+    ends += [[float(x), y] for y, x in columns.items() if 0 <= x <= width - 1]
+    return torch.tensor(ends, dtype=line.dtype).reshape(-1, 2)
+
+
+@clip_line.misconception("A level line has no column as a multiple of y: solve for the row, y = -(a x + c) / b, too.")
+def by_slope_of_the_column(line, width, height):
+    slope, intercept = -line[1] / line[0], -line[2] / line[0]
+    columns = {y: slope * y + intercept for y in (0.0, height - 1.0)}
+    rows = {x: (x - intercept) / slope for x in (0.0, width - 1.0)}
+    ends = [[x, float(y)] for x, y in rows.items() if 0 <= y <= height - 1]
+    ends += [[float(x), y] for y, x in columns.items() if 0 <= x <= width - 1]
+    return torch.tensor(ends, dtype=line.dtype).reshape(-1, 2)
+
+
+@clip_line.misconception(
+    "An upright line has b = 0 and a level one a = 0: with Python's numbers, that division raises."
+)
+def zero_divided(line, width, height):
+    a, b, c = line.tolist()
+    ends = [[x, -(a * x + c) / b] for x in (0.0, width - 1.0) if 0 <= -(a * x + c) / b <= height - 1]
+    ends += [[-(b * y + c) / a, y] for y in (0.0, height - 1.0) if 0 <= -(b * y + c) / a <= width - 1]
+    return torch.tensor(ends, dtype=line.dtype).reshape(-1, 2)
+
+
+@clip_line.misconception("Width and height are swapped: x runs to width - 1 and y to height - 1.")
+def sizes_swapped(line, width, height):
+    ends = upright_or_level(line, height, width)
+    return crossings(line, height, width) if ends is None else ends
+
+
+@clip_line.misconception("The picture ends at the last pixel's centre here, width - 1 and height - 1, not at the size.")
+def one_pixel_too_far(line, width, height):
+    ends = upright_or_level(line, width, height, 1)
+    return crossings(line, width, height, 1) if ends is None else ends
+
+
+@clip_line.misconception("c has its sign turned: from a x + b y + c = 0 follows y = -(a x + c) / b.")
+def sign_of_c(line, width, height):
+    line = line * line.new_tensor([1.0, 1.0, -1.0])
+    ends = upright_or_level(line, width, height)
+    return crossings(line, width, height) if ends is None else ends
+
+
+@clip_line.misconception("The slope has its sign turned: from a x + b y + c = 0 follows y = -(a x + c) / b.")
+def sign_of_the_slope(line, width, height):
+    line = line * line.new_tensor([-1.0, 1.0, 1.0])
+    ends = upright_or_level(line, width, height)
+    return crossings(line, width, height) if ends is None else ends
+
+
+@clip_line.misconception(
+    "Row and column of the ends are swapped: an end is (x, y), column before row.", read="pixel-indices"
+)
+def ends_flipped(line, width, height):
+    ends = upright_or_level(line, width, height)
+    return (crossings(line, width, height) if ends is None else ends).flip(1)
+
+
+@clip_line.misconception(
+    "The ends are rounded, which turns the line a little: keep them as they are.", read="pixel-indices"
+)
+def ends_rounded(line, width, height):
+    ends = upright_or_level(line, width, height)
+    return (crossings(line, width, height) if ends is None else ends).round()
+
+
+@clip_line.misconception("All crossings with the four borders are returned: keep the two that lie in the picture.")
+def four_crossings(line, width, height):
+    ends = upright_or_level(line, width, height)
+    if ends is not None:
+        return ends
+    places = [torch.stack([line.new_tensor(float(x)), row_at(line, x)]) for x in (0, width - 1)]
+    return torch.stack(places + [torch.stack([column_at(line, y), line.new_tensor(float(y))]) for y in (0, height - 1)])
+
+
+@clip_line.equivalent
+def four_borders(line, width, height):
+    a, b, c = line.tolist()
+    ends = []
+    if b != 0:
+        ends += [[x, -(a * x + c) / b] for x in (0.0, width - 1.0) if 0 <= -(a * x + c) / b <= height - 1]
+    if a != 0:
+        ends += [[-(b * y + c) / a, y] for y in (0.0, height - 1.0) if 0 <= -(b * y + c) / a <= width - 1]
+    return torch.tensor(ends, dtype=line.dtype).reshape(-1, 2)
+
+
+@clip_line.equivalent
+def borders_as_lines(line, width, height):
+    borders = line.new_tensor([[1, 0, 0], [1, 0, 1 - width], [0, 1, 0], [0, 1, 1 - height]])
+    meet = torch.linalg.cross(borders, line.expand(4, 3))
+    meet = meet[meet[:, 2] != 0]
+    meet = meet[:, :2] / meet[:, 2:]
+    size = line.new_tensor([width - 1, height - 1])
+    return meet[((meet >= -1e-6) & (meet <= size + 1e-6)).all(1)].flip(0)
+
+
+@clip_line.equivalent
+def cut_at_each_border(line, width, height):
+    a, b, c = line / line[:2].norm()
+    ends = [(-a * c + s * b, -b * c - s * a) for s in (-1e4, 1e4)]  # far outside, on both sides
+    for axis, limit, side in [(0, 0, 1), (0, width - 1, -1), (1, 0, 1), (1, height - 1, -1)]:
+        away = [side * (end[axis] - limit) for end in ends]
+        if max(away) < 0:
+            return line.new_zeros(0, 2)
+        if min(away) < 0:
+            share = away[0] / (away[0] - away[1])
+            cut = tuple(p + share * (q - p) for p, q in zip(*ends, strict=True))
+            ends[away.index(min(away))] = cut
+    return torch.stack([torch.stack(end) for end in ends])
+
+
+# ---- 9 ---------------------------------------------------------------------------------------------------------------
+
+fix_the_line = Exercise(
+    "epipolar.fix_the_line",
+    title="Find the bugs",
+    points=3,
+    contract="fix_the_line(F, x1, columns, width, height) is the pixels (M, 2), int64 and column before row, that lie "
+    "nearest to x1's epipolar line at the given columns, of those only the ones in picture 2 (width x height).",
+    section="epipolar-mistakes",
+    returns="pixels",
+)
+
+
+@fix_the_line.solution
+def _(F, x1, columns, width, height):
+    a, b, c = F @ torch.cat([x1, x1.new_ones(1)])
+    rows = (-(a * columns + c) / b).round().long()
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    return torch.stack([columns, rows], dim=1)[inside]
+
+
+@fix_the_line.inputs
+def _(g):
+    def inputs(F, x1, width, height):
+        a, b, c = F @ torch.cat([x1, x1.new_ones(1)])
+        columns = torch.arange(-12, width + 12)
+        rows = -(a * columns + c) / b
+        columns = columns[(rows - rows.floor() - 0.5).abs() > 0.05]  # nobody is judged by how halves are rounded
+        return {"F": F, "x1": x1, "columns": columns, "width": width, "height": height}
+
+    for name, slope in {"a line that falls": 1.3, "a line that rises": -1.7, "a gentle slope": 0.2}.items():
+        s = scene(g, 1)
+        F, x1 = matrix_of(s), s.x1[0]
+        width, height = torch.randint(40, 90, (2,), generator=g).tolist()
+        a, b, c = F @ torch.cat([x1, x1.new_ones(1)])
+        slope += float(uniform(g, -0.1, 0.1, ()))
+        A = EYE.clone()  # moves picture 2 so that the line crosses its middle in that slope
+        A[1, 0], A[1, 2] = slope + a / b, c / b + height / 2 - slope * width / 2 + 0.123
+        yield name, inputs(torch.linalg.inv(A).T @ F, x1, width, height)
+    column, row = torch.randint(20, 40, (2,), generator=g).tolist()
+    F = cross_matrix(torch.tensor([column, row, 1], dtype=torch.float64))
+    x1 = torch.tensor([column + 16.0, row + 11.0 + 16 * float(uniform(g, 0.05, 0.5, ()))], dtype=torch.float64)
+    yield "a camera that only moves, where F[2, 2] is 0", inputs(F, x1, 64, 48)
+
+
+def row_of(F, x1, columns):
+    a, b, c = F @ torch.cat([x1, x1.new_ones(1)])
+    return -(a * columns + c) / b
+
+
+def kept(columns, rows, inside):
+    return torch.stack([columns, rows], dim=1)[inside]
+
+
+def within(columns, rows, width, height):
+    return (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+
+
+@fix_the_line.misconception("This is still the program as it was given: it has three faults.")
+def as_given(F, x1, columns, width, height):
+    F = F / F[2, 2]
+    a, b, c = F @ torch.cat([x1, x1.new_ones(1)])
+    rows = (-(a * columns + c) / b).long()
+    inside = (columns >= 0) & (columns < width) & (rows >= 0)
+    return torch.stack([columns, rows], dim=1)[inside]
+
+
+@fix_the_line.misconception("One fault is mended, the bound check; two are left: look at the rows, and at F's scale.")
+def only_bounds_mended(F, x1, columns, width, height):
+    rows = row_of(F / F[2, 2], x1, columns).long()
+    return kept(columns, rows, within(columns, rows, width, height))
+
+
+@fix_the_line.misconception("One fault is mended, the rounding; two are left: try a steep line, and look at F's scale.")
+def only_rounding_mended(F, x1, columns, width, height):
+    rows = row_of(F / F[2, 2], x1, columns).round().long()
+    return kept(columns, rows, (columns >= 0) & (columns < width) & (rows >= 0))
+
+
+@fix_the_line.misconception(
+    "One fault is mended, F's scale; two are left: look at how a row is found, and at a steep line."
+)
+def only_division_mended(F, x1, columns, width, height):
+    rows = row_of(F, x1, columns).long()
+    return kept(columns, rows, (columns >= 0) & (columns < width) & (rows >= 0))
+
+
+@fix_the_line.misconception(
+    "One fault is left, the division by F[2, 2]: it is 0 where the camera only moves, and a line needs no scale.",
+    read="fundamental-matrix",
+)
+def division_left(F, x1, columns, width, height):
+    rows = row_of(F / F[2, 2], x1, columns).round().long()
+    return kept(columns, rows, within(columns, rows, width, height))
+
+
+@fix_the_line.misconception(
+    "One fault is left, the truncation: the nearest row is the rounded one.", read="pixel-indices"
+)
+def truncation_left(F, x1, columns, width, height):
+    rows = row_of(F, x1, columns).long()
+    return kept(columns, rows, within(columns, rows, width, height))
+
+
+@fix_the_line.misconception(
+    "One fault is left, a comparison missing in the bound check: rows below the picture are kept.", read="pixel-indices"
+)
+def bound_left(F, x1, columns, width, height):
+    rows = row_of(F, x1, columns).round().long()
+    return kept(columns, rows, (columns >= 0) & (columns < width) & (rows >= 0))
+
+
+@fix_the_line.misconception(
+    "The bound check allows a row equal to the height: the last one is height - 1.", read="pixel-indices"
+)
+def height_allowed(F, x1, columns, width, height):
+    rows = row_of(F, x1, columns).round().long()
+    return kept(columns, rows, (columns >= 0) & (columns < width) & (rows >= 0) & (rows <= height))
+
+
+@fix_the_line.misconception("The rows are now held against the width: rows end at the height.", read="pixel-indices")
+def width_for_height(F, x1, columns, width, height):
+    rows = row_of(F, x1, columns).round().long()
+    return kept(columns, rows, (columns >= 0) & (columns < width) & (rows >= 0) & (rows < width))
+
+
+@fix_the_line.misconception("Rows outside are moved to the edge: the line is not there, so leave these pixels out.")
+def rows_held(F, x1, columns, width, height):
+    rows = row_of(F, x1, columns).round().long().clamp(0, height - 1)
+    return kept(columns, rows, (columns >= 0) & (columns < width))
+
+
+@fix_the_line.misconception("The rows are rounded down: the nearest row may be the next one.", read="pixel-indices")
+def rows_floored(F, x1, columns, width, height):
+    rows = row_of(F, x1, columns).floor().long()
+    return kept(columns, rows, within(columns, rows, width, height))
+
+
+@fix_the_line.misconception(
+    "F was transposed: the line of x1 is F x1, as the given program has it.", read="epipolar-lines"
+)
+def line_of_the_transpose(F, x1, columns, width, height):
+    rows = row_of(F.T, x1, columns).round().long()
+    return kept(columns, rows, within(columns, rows, width, height))
+
+
+@fix_the_line.misconception(
+    "The rows are rounded but still floats: an index into a picture is a whole number, int64.", read="pixel-indices"
+)
+def rows_left_as_floats(F, x1, columns, width, height):
+    rows = row_of(F, x1, columns).round()
+    return kept(columns.double(), rows, within(columns, rows, width, height))
+
+
+@fix_the_line.equivalent
+def with_the_length_of_f(F, x1, columns, width, height):
+    F = F / F.norm()
+    a, b, c = F[:, :2] @ x1 + F[:, 2]
+    rows = torch.floor(-(a * columns + c) / b + 0.5).to(torch.int64)
+    inside = (0 <= columns) & (columns < width) & (0 <= rows) & (rows < height)
+    return torch.stack([columns[inside], rows[inside]], dim=1)
+
+
+@fix_the_line.equivalent
+def column_by_column(F, x1, columns, width, height):
+    x, y = x1.tolist()
+    a, b, c = (F @ torch.tensor([x, y, 1.0], dtype=torch.float64)).tolist()
+    pixels = []
+    for column in columns.tolist():
+        row = round(-(a * column + c) / b)
+        if 0 <= column < width and 0 <= row < height:
+            pixels.append([column, row])
+    return torch.tensor(pixels, dtype=torch.int64)
+
+
+@fix_the_line.equivalent
+def bounds_before_the_whole_numbers(F, x1, columns, width, height):
+    a, b, c = F @ torch.tensor([*x1.tolist(), 1.0], dtype=F.dtype)
+    rows = torch.round(-(a * columns + c) / b)
+    pixels = torch.stack([columns.to(rows), rows], dim=1)
+    size = torch.tensor([width, height])
+    return pixels[((pixels > -0.5) & (pixels < size - 0.5)).all(1)].long()
