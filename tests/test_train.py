@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from course_utils import train
+from course_utils import runs, train
 from course_utils.classifier import SmallClassifier
 from course_utils.data import load_mnist
 from course_utils.denoiser import Denoiser
+from course_utils.metrics import classifier_accuracy
 from course_utils.models import UNet
 from course_utils.schedules import T_MIN, CosineSchedule
 
@@ -147,14 +148,14 @@ def test_tensorboard_reads_the_log(whole):
 def test_the_table_counts_what_was_computed(whole):
     rows = list(csv.DictReader(open(whole.out / "log.csv")))
     assert [int(row["step"]) for row in rows] == [4, 8, 12, 16]
-    flop = 3 * train.forward_flop(small().net, torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+    flop = 3 * runs.forward_flop(small().net, torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
     assert float(rows[-1]["pflop"]) == pytest.approx(EPOCHS * N * flop / 1e15)
 
 
 def test_operations_of_a_convolution():
     """3x3, 2 to 3 channels, on 28x28: a multiplication and an addition each."""
     net = torch.nn.Conv2d(1, 3, 3, padding=1)
-    assert train.forward_flop(net, torch.zeros(1, 1, 28, 28, dtype=torch.uint8)) == 2 * 9 * 1 * 3 * 28 * 28
+    assert runs.forward_flop(net, torch.zeros(1, 1, 28, 28, dtype=torch.uint8)) == 2 * 9 * 1 * 3 * 28 * 28
 
 
 def test_every_picture_once_an_epoch_in_a_new_order(whole):
@@ -209,7 +210,7 @@ def test_a_classifier_learns_to_read(digits, tmp_path):
     run.train()
     images, labels = run.task.train
     x = images / 127.5 - 1
-    assert train.classifier_accuracy(run.average.module, x, labels) > 0.8
+    assert classifier_accuracy(run.average.module, x, labels) > 0.8
     assert 0 <= run.history[-1]["accuracy"] <= 1
 
 

@@ -1,0 +1,290 @@
+"""A training run that can be stopped, killed and shared, and that ends the same.
+
+Everything random is a function of the seed and the step: the order of the pictures, the times (a Sobol sequence), the
+noise. A run that was killed and goes on therefore draws what it would have drawn, and so do several processes, each of
+which takes its share of the same batch. ``python -m course_utils.train`` is the command.
+"""
+
+import contextlib
+import csv
+import math
+import signal
+import time
+from pathlib import Path
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.quasirandom import SobolEngine
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from course_utils import data
+from course_utils.classifier import augment, classifier_loss
+from course_utils.denoiser import Denoiser, diffusion_loss
+from course_utils.metrics import classifier_accuracy
+from course_utils.schedules import T_MIN
+from course_utils.training import drop_labels, ema_model
+
+LABEL_DROPOUT = 0.2
+
+
+class Diffusion:
+    """A denoiser and the pictures it learns from: uint8 (N, C, H, W) on the training device, labels (N,)."""
+
+    def __init__(self, model, train, test, flip, seed):
+        self.model, self.train, self.test, self.flip, self.seed = model, train, test, flip, seed
+        self.sobol, self.drawn = SobolEngine(1, scramble=True, seed=seed), 0
+
+    def batch(self, step, index):
+        """x0, y, t and noise of a step, all of them functions of the seed and the step."""
+        images, labels = self.train
+        generator = seeded(images.device, self.seed, step)
+        x0 = data.to_float(images[index])
+        if self.flip:
+            mirrored = torch.rand(len(x0), 1, 1, 1, generator=generator, device=x0.device) < 0.5
+            x0 = torch.where(mirrored, x0.flip(-1), x0)
+        noise = torch.randn(x0.shape, generator=generator, device=x0.device)
+        y = drop_labels(labels[index], LABEL_DROPOUT, generator)
+        return x0, y, self.times(step, len(index)), noise
+
+    def times(self, step, n):
+        """Training times (n,), spread evenly by a Sobol sequence; on the CPU, where the schedule is computed."""
+        start = step * n
+        if self.drawn > start:
+            self.sobol.reset()
+            self.drawn = 0
+        self.sobol.fast_forward(start - self.drawn)
+        self.drawn = start + n
+        return T_MIN + (1 - T_MIN) * self.sobol.draw(n)[:, 0]
+
+    def loss(self, net, x0, y, t, noise):
+        return diffusion_loss(Denoiser(net, self.model.schedule, self.model.prediction), x0, y, t, noise)
+
+    @property
+    def net(self):
+        return self.model.net
+
+    @torch.no_grad()
+    def validate(self, model):
+        """The loss on the test pictures with the same times, noise and dropped labels each time."""
+        images, labels = self.test
+        times = T_MIN + (1 - T_MIN) * SobolEngine(1, scramble=True, seed=0).draw(len(images))[:, 0]
+        total = 0.0
+        for i, index in enumerate(torch.arange(len(images)).split(500)):
+            generator = seeded(images.device, 1, i)
+            x0 = data.to_float(images[index])
+            noise = torch.randn(x0.shape, generator=generator, device=x0.device)
+            y = drop_labels(labels[index], LABEL_DROPOUT, generator)
+            total += diffusion_loss(model, x0, y, times[index], noise) * len(index)
+        return {"validation": float(total) / len(images)}
+
+
+class Classification:
+    """A classifier and the pictures it learns from; it measures what the denoisers make."""
+
+    def __init__(self, model, train, test, flip, seed):
+        self.model, self.train, self.test, self.flip, self.seed = model, train, test, flip, seed
+
+    def batch(self, step, index):
+        images, labels = self.train
+        generator = seeded(images.device, self.seed, step)
+        x = augment(data.to_float(images[index]), self.flip, shift=4 if self.flip else 2, generator=generator)
+        return x, labels[index]
+
+    def loss(self, net, x, y):
+        return classifier_loss(net, x, y)
+
+    @property
+    def net(self):
+        return self.model
+
+    def validate(self, model):
+        images, labels = self.test
+        return {"accuracy": classifier_accuracy(model, data.to_float(images), labels)}
+
+
+class Run:
+    """A training run: what it learns, how far it has come, and its folder."""
+
+    def __init__(self, task, out, steps, batch_size, lr, ema_decay, epoch_steps, autocast=False, compiled=False):
+        self.task, self.out = task, Path(out)
+        self.steps, self.batch_size, self.lr, self.epoch_steps = steps, batch_size, lr, epoch_steps
+        self.autocast, self.compiled = autocast, compiled
+        self.average = ema_model(task.model, ema_decay)
+        self.optimizer = torch.optim.AdamW(task.model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.99))
+        self.step, self.seconds, self.history = 0, 0.0, []
+        self.epoch_loss = torch.zeros((), device=next(task.model.parameters()).device)  # the sum since it began
+        self.rank, self.world = (distributed.get_rank(), distributed.get_world_size()) if in_group() else (0, 1)
+        self.settings = dict(steps=steps, batch_size=batch_size, lr=lr, ema_decay=ema_decay, seed=task.seed)
+
+    @property
+    def checkpoint(self):
+        return self.out / "checkpoint.pt"
+
+    def save_checkpoint(self):
+        """Write the state of the run; a kill in the middle leaves the checkpoint before as it was."""
+        if self.rank:
+            return
+        state = dict(
+            model=self.task.model.state_dict(), average=self.average.state_dict(), seconds=self.seconds,
+            optimizer=self.optimizer.state_dict(), step=self.step, history=self.history, settings=self.settings,
+            epoch_loss=self.epoch_loss,
+        )  # fmt: skip
+        part = self.checkpoint.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self.checkpoint)
+
+    def resume(self):
+        """Go on from the folder's checkpoint, if there is one; raises ValueError where it is another run's."""
+        if not self.checkpoint.exists():
+            return
+        device = next(self.task.model.parameters()).device
+        try:
+            state = torch.load(self.checkpoint, map_location=device, weights_only=True)
+            settings = state["settings"]
+        except Exception as error:
+            raise ValueError(
+                f"{self.checkpoint} cannot be read ({type(error).__name__}): delete it to start again"
+            ) from None
+        for name, value in self.settings.items():
+            if settings[name] != value:
+                raise ValueError(
+                    f"the run in {self.out} was started with {name} = {settings[name]}, not {value}: "
+                    f"go on with that, or start another with --out"
+                )
+        self.task.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.history, self.seconds = state["step"], state["history"], state["seconds"]
+        self.epoch_loss = state["epoch_loss"]
+
+    def rate(self, step):
+        """The learning rate: up over the first 200 steps (a tenth of a short run), then in a line down to zero."""
+        warmup = min(200, max(1, self.steps // 10))
+        return self.lr * min((step + 1) / warmup, (self.steps - step) / max(1, self.steps - warmup))
+
+    def index(self, step):
+        """This step's pictures: a new order each epoch, a function of the seed; incomplete batches are left out."""
+        epoch, i = divmod(step, self.epoch_steps)
+        if getattr(self, "_epoch", None) != epoch:
+            n = len(self.task.train[0])
+            self._order, self._epoch = torch.randperm(n, generator=seeded("cpu", self.task.seed, -1 - epoch)), epoch
+        return self._order[i * self.batch_size : (i + 1) * self.batch_size]
+
+    def train(self, save_every=60.0):
+        """Train to the end, from where the run stands; on SIGTERM or Ctrl-C it is saved first."""
+        task, model = self.task, self.task.model
+        net = torch.compile(task.net) if self.compiled else task.net
+        net = DistributedDataParallel(net) if in_group() else net
+        device = next(model.parameters()).device
+        flop = 3 * forward_flop(task.net, task.train[0][:1])  # backward costs two forwards
+        writer = log_writer(self.out, self.step) if self.rank == 0 else None
+        bar = tqdm(total=self.steps, initial=self.step, unit="step", disable=self.rank > 0, mininterval=1.0)
+        saved = started = time.monotonic()
+        before = self.seconds
+        model.train()
+        with bar, stopped_by_signal():
+            try:
+                while self.step < self.steps:
+                    batch = task.batch(self.step, self.index(self.step))
+                    share = [part[self.rank :: self.world] for part in batch]
+                    with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
+                        loss = task.loss(net, *share)
+                    self.optimizer.zero_grad()
+                    loss.backward()
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                    for group in self.optimizer.param_groups:
+                        group["lr"] = self.rate(self.step)
+                    self.optimizer.step()
+                    self.average.update_parameters(model)
+                    self.epoch_loss += loss.detach()
+                    self.step += 1
+                    bar.update()
+                    self.seconds = before + time.monotonic() - started
+                    if self.step % self.epoch_steps == 0 or self.step == self.steps:
+                        self.report(flop, writer, bar)
+                    if time.monotonic() - saved > save_every:
+                        self.save_checkpoint()
+                        saved = time.monotonic()
+            except KeyboardInterrupt:
+                self.save_checkpoint()
+                bar.write(f"Stopped at step {self.step}, and saved: the same command goes on from there.")
+                raise
+        self.save_checkpoint()
+        return self.average.module.eval()
+
+    def report(self, flop, writer, bar):
+        """Validate the averaged model and log; raises FloatingPointError where the loss is no number."""
+        loss = self.epoch_loss.item() / ((self.step - 1) % self.epoch_steps + 1)
+        self.epoch_loss.zero_()
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss became {loss} before step {self.step}: delete {self.checkpoint} and start with a lower --lr"
+            )
+        if self.rank:
+            return
+        averaged = self.average.module.eval()
+        device = next(averaged.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
+            numbers = dict(loss=loss, **self.task.validate(averaged))
+        row = dict(epoch=self.step // self.epoch_steps, step=self.step, **numbers)
+        row |= dict(pflop=self.step * self.batch_size * flop / 1e15, seconds=round(self.seconds, 1))
+        self.history.append(row)
+        bar.write("  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+        write_table(self.out / "log.csv", self.history)
+        if writer:
+            for name, value in numbers.items():
+                writer.add_scalar(name, value, self.step)
+            writer.add_scalar("lr", self.rate(self.step - 1), self.step)
+            writer.flush()
+
+
+def seeded(device, seed, step):
+    """A generator whose draws are a function of seed and step."""
+    return torch.Generator(device).manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+def in_group():
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def forward_flop(net, images):
+    """Floating-point operations of one picture through the network, a multiplication and an addition counted as two."""
+    x, mode = data.to_float(images), net.training
+    inputs = (x, torch.full((1,), 0.5, device=x.device)) if hasattr(net, "time") else (x,)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net.eval()(*inputs)
+    net.train(mode)
+    return counter.get_total_flops()
+
+
+def log_writer(folder, step):
+    """A TensorBoard log that forgets what a killed run had written after `step`; None where TensorBoard is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print("TensorBoard is not installed (pip install tensorboard): the numbers are in log.csv alone.")
+        return None
+    return SummaryWriter(folder, purge_step=step + 1)
+
+
+def write_table(path, rows):
+    with open(path, "w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+
+
+@contextlib.contextmanager
+def stopped_by_signal():
+    """Within, SIGTERM does what Ctrl-C does."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
