@@ -7,12 +7,20 @@ exercise on fresh inputs and raises where the answer is wrong. `working` lets a 
 import difflib
 import secrets
 
-from course_utils.exercises import ddpm_2d, ddpm_mnist, editing, epipolar, guidance, guidance_networks
+from course_utils.exercises import (
+    ddpm_2d,
+    ddpm_mnist,
+    editing,
+    epipolar,
+    epipolar_matches,
+    guidance,
+    guidance_networks,
+)
 from course_utils.exercises.exercise import Exercise, Misconception, Result
 
 __all__ = ["EXERCISES", "Exercise", "Misconception", "Result", "check", "grade", "working"]
 
-CHAPTERS = (ddpm_2d, ddpm_mnist, guidance_networks, guidance, editing, epipolar)
+CHAPTERS = (ddpm_2d, ddpm_mnist, guidance_networks, guidance, editing, epipolar, epipolar_matches)
 EXERCISES = {e.id: e for chapter in CHAPTERS for e in vars(chapter).values() if isinstance(e, Exercise)}
 
 
