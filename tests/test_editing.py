@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from course_utils.denoiser import from_x0
+from course_utils.denoiser import from_x0, to_x0
+from course_utils.exercises import EXERCISES
 from course_utils.guidance import (
     anagram,
     cfg,
@@ -86,14 +87,27 @@ EXACT_MEAN, EXACT_VARIANCE = RHO * KNOWN, 1 - RHO**2  # 1.20 and 0.36
 
 
 def correlated(schedule):
-    """The exact denoiser of the correlated Gaussian: alpha C (alpha^2 C + sigma^2 I)^-1 x."""
-    C, identity = torch.tensor([[1, RHO], [RHO, 1]], dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    """The exact denoiser of the correlated Gaussian: along (1, 1) and (1, -1) it is two Gaussians in one dimension."""
 
     def denoise(x, t):
-        alpha, sigma = schedule.at(t, x)
-        return x @ torch.linalg.solve(alpha**2 * C + sigma**2 * identity, alpha * C)
+        alpha, sigma = (c.item() for c in schedule.at(t, x))
+        sums, differences = (
+            variance * alpha / (variance * alpha**2 + sigma**2) * (x[:, 0] + sign * x[:, 1]) / 2
+            for sign, variance in ((1, 1 + RHO), (-1, 1 - RHO))
+        )
+        return torch.stack([sums + differences, sums - differences], dim=1)
 
     return denoise
+
+
+def test_the_correlated_denoiser_is_exact():
+    """alpha C (alpha^2 C + sigma^2 I)^-1 x, the mean of x0 given x."""
+    schedule, x = CosineSchedule(None), torch.randn(5, 2, dtype=torch.float64)
+    C, identity = torch.tensor([[1, RHO], [RHO, 1]], dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    alpha, sigma = schedule.at(0.3, x)
+    exact = x @ torch.linalg.solve(alpha**2 * C + sigma**2 * identity, alpha * C)
+    torch.testing.assert_close(correlated(schedule)(x, 0.3), exact)
+    assert torch.linalg.solve(C[:1, :1], C[:1, 1:]).item() * KNOWN == EXACT_MEAN
 
 
 def known_first(x):
@@ -499,3 +513,72 @@ def test_bad_filters_are_refused():
             blur(x, sigma)
     with pytest.raises(ValueError, match="quantile"):
         dynamic_clip(toy(1), 99.5)
+
+
+# ---- the answers of the exercises against the package ----------------------------------------------------------------
+
+
+def exercise(name):
+    """(reference, inputs of its cases), without the case that has no numbers."""
+    found = EXERCISES[f"editing.{name}"]
+    cases = [inputs.values() for case, inputs in found.cases(seeded()) if "meta" not in case]
+    assert len(cases) >= 5
+    return found.reference, cases
+
+
+def test_one_step_and_renoise_are_the_packages():
+    one_step, cases = exercise("one_step")
+    for net, x, t, alpha, sigma in cases:
+        v = net(x, torch.full((len(x),), t))
+        torch.testing.assert_close(one_step(net, x, t, alpha, sigma), to_x0("v", v, x, alpha, sigma))
+    schedule, x, noise = CosineSchedule(None), pictures(), pictures(seed=1)
+    numbers = [level.item() for t in (0.3, 0.6) for level in (schedule.alpha(t), schedule.sigma(t))]
+    ours = EXERCISES["editing.renoise"].reference(x, *numbers, noise)
+    torch.testing.assert_close(ours, schedule.renoise(x, 0.3, 0.6, noise))
+
+
+def test_the_wrappers_of_the_exercises_are_the_packages():
+    inpainted, cases = exercise("inpainted")
+    for denoise, known, mask, x, t in cases:
+        torch.testing.assert_close(inpainted(denoise, known, mask, x, t), inpaint(denoise, known, mask)(x, t))
+    turned, cases = exercise("anagram")
+    for denoise, denoise_turned, view, inverse, x, t in cases:
+        by_hand = 0.5 * denoise(x, t) + 0.5 * inverse(denoise_turned(view(x), t))
+        torch.testing.assert_close(turned(denoise, denoise_turned, view, inverse, x, t), by_hand)
+    hybrid, cases = exercise("hybrid")
+    for far, near, soften, x, t in cases:
+        assert not torch.allclose(soften(soften(x)), soften(x), atol=1e-2)  # else blurring twice would not show
+        added = hybrid(far, near, soften, x, t) - near(x, t)
+        torch.testing.assert_close(added, soften(far(x, t) - near(x, t)))
+
+
+def test_the_start_of_the_exercise_is_sdedits():
+    start, cases = exercise("sdedit_start")
+    for image, t_start, n, noise, alpha, sigma in cases:
+        seen = []
+
+        def spy(x, t, seen=seen):
+            seen.append((x, t))
+            return x
+
+        list(sdedit(spy, alpha.__self__, image, t_start, ddim, n, noise))
+        x, times = start(image, t_start, n, noise, alpha, sigma)
+        torch.testing.assert_close(x, seen[0][0])
+        assert times.tolist() == pytest.approx([t for _, t in seen] + [0], abs=1 / 64)  # one has 64 levels
+
+
+def test_the_mended_program_keeps_the_known_pixels_and_the_given_one_leaves_noise_in_them():
+    """On the correlated Gaussian. The other coordinate is as biased as with the wrapper: 0.52, where 1.20 is right."""
+    schedule, n, count = CosineSchedule(None), 50, 20_000
+    times, g = schedule.timesteps(n), seeded(5)
+    x, noise = (torch.randn(*shape, dtype=torch.float64, generator=g) for shape in ((count, 2), (n, count, 2)))
+    known, mask = known_first(x)
+    fix = EXERCISES["editing.fix_the_inpainting"]
+    inputs = correlated(schedule), known.expand(count, 2), mask.double(), x, times, schedule.alpha(times)
+    inputs = *inputs, schedule.sigma(times), noise
+    mended, given = fix.reference(*inputs), fix.misconceptions["as_it_was_given"](*inputs)
+    assert (mended[:, 0] == KNOWN).all()
+    assert given[:, 0].std().item() == pytest.approx(schedule.sigma(times[-2]).item(), rel=0.03)
+    wrapped = last(ddim(inpaint(correlated(schedule), known, mask), schedule, x, times))
+    for made in (mended, wrapped):
+        assert made[:, 1].mean().item() == pytest.approx(0.52, abs=0.03)
