@@ -156,6 +156,9 @@ FINISHED = {
     ),
     "ddpm_mnist.clipped_step": lambda net, x, k, ab, z: guidance.clip(Denoiser(net, CosineSchedule(8)))(x, 0.5),
     "ddpm_mnist.strided_coefficients": lambda ab, levels: list(ddpm(lambda x, t: x, schedule_of(ab), ab, [1, 0])),
+    "ddpm_mnist.fix_the_loss": lambda net, x0, k, ab: diffusion_loss(Denoiser(net, CosineSchedule(len(ab) - 1)), x0),
+    "ddpm_mnist.fix_the_clipping": lambda net, x, ab, noise: guidance.clip(Denoiser(net, schedule_of(ab)))(x, 1.0),
+    "ddpm_mnist.fix_the_strides": lambda net, x, levels, ab, noise: ddpm_step(net, x, 1, None, ab, None),
     "guidance.attention": lambda q, k, v: (models.Attention(4)(torch.zeros(1, 4, 2, 2)), q),
     "guidance.multi_head_attention": lambda x, to_qkv, to_out, heads: models.Attention(4, heads)(x),
     "guidance.fourier_features": lambda t, frequency: models.FourierFeatures(2 * len(frequency))(t),
@@ -191,6 +194,7 @@ FINISHED = {
     )(x, t),
     "editing.fix_the_inpainting": lambda denoise, known, mask, x, *_: guidance.inpaint(denoise, known, mask)(x, 0.5),
 }
+FINISHED |= {id: next(iter(e.equivalents.values())) for id, e in EXERCISES.items() if id.startswith("epipolar.")}
 
 
 @each_exercise
@@ -259,13 +263,22 @@ LABELS = {  # whole numbers are spoilt in other words
 }
 
 
+OTHER_WORDS = {
+    "ddpm_mnist.drop_labels": LABELS,
+    "epipolar.fix_the_line": LABELS | {"negated": "is right but for its sign"},
+    "epipolar.clip_line": {"negated": "has wrong values"},  # the two ends change places
+}
+ANY_SIGN = ("epipolar.fundamental", "epipolar.epipolar_line", "epipolar.eight_point")
+
+
 @each_exercise
 @pytest.mark.parametrize("kind", SPOILT)
 def test_a_spoilt_answer_is_refused_with_its_reason(exercise, kind):
     change, words = SPOILT[kind]
-    if exercise.id == "ddpm_mnist.drop_labels":
-        words = LABELS.get(kind, words)
+    words = OTHER_WORDS.get(exercise.id, {}).get(kind, words)
     answer = changed(exercise, change)
+    if kind == "negated" and exercise.id in ANY_SIGN:
+        return grade(exercise.id, answer)
     with pytest.raises(AssertionError, match=words) as raised:
         grade(exercise.id, answer)
     assert not re.search(r"\d\.\d", str(raised.value))  # no expected number is told

@@ -10,6 +10,7 @@ import secrets
 from course_utils.exercises import (
     ddpm_2d,
     ddpm_mnist,
+    ddpm_mnist_bugs,
     editing,
     epipolar,
     epipolar_matches,
@@ -20,7 +21,7 @@ from course_utils.exercises.exercise import Exercise, Misconception, Result
 
 __all__ = ["EXERCISES", "Exercise", "Misconception", "Result", "check", "grade", "working"]
 
-CHAPTERS = (ddpm_2d, ddpm_mnist, guidance_networks, guidance, editing, epipolar, epipolar_matches)
+CHAPTERS = (ddpm_2d, ddpm_mnist, ddpm_mnist_bugs, guidance_networks, guidance, editing, epipolar, epipolar_matches)
 EXERCISES = {e.id: e for chapter in CHAPTERS for e in vars(chapter).values() if isinstance(e, Exercise)}
 
 
