@@ -226,9 +226,9 @@ def anagram(denoisers, views):
 
 
 def check_view(i, x, seen, back):
-    if back.shape != x.shape or not torch.allclose(back, x, rtol=1e-3, atol=1e-4):
+    if back.shape != x.shape or not torch.allclose(back, x, rtol=1e-3, atol=1e-4, equal_nan=True):
         raise ValueError(f"views[{i}]: its inverse does not undo it")
-    if not torch.allclose(seen.norm(), x.norm(), rtol=1e-3):
+    if not torch.allclose(seen.float().norm(), x.float().norm(), rtol=1e-3, equal_nan=True):
         raise ValueError(f"views[{i}] changes the length of x, so that white noise does not stay white")
 
 
@@ -246,7 +246,7 @@ def factorized(denoisers, filters):
         raise ValueError(f"{len(denoisers)} denoisers for {len(filters)} filters; give one for each, at least one")
 
     def denoise(x, t):
-        noise = noise_like(x[:1], torch.Generator().manual_seed(0))  # x itself may be too smooth to tell
+        noise = noise_like(x[:1].float(), torch.Generator().manual_seed(0))  # x itself may be too smooth to tell
         total = sum(f(noise) for f in filters)
         if total.shape != x[:1].shape or not torch.allclose(total, noise, rtol=1e-3, atol=1e-3):
             raise ValueError("the filters must sum to the identity, but on a random picture their sum is another one")

@@ -582,3 +582,14 @@ def test_the_mended_program_keeps_the_known_pixels_and_the_given_one_leaves_nois
     wrapped = last(ddim(inpaint(correlated(schedule), known, mask), schedule, x, times))
     for made in (mended, wrapped):
         assert made[:, 1].mean().item() == pytest.approx(0.52, abs=0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_wrapper_keeps_the_dtype(dtype):
+    """bfloat16 is coarse: the checks of views and filters must not mistake its rounding for a fault."""
+    x, known = pictures().to(dtype), pictures(1)
+    toys = [toy(1), toy(2)]
+    wrapped = [inpaint(toy(1), known, torch.ones(6, 6)), anagram(toys, [rotation(1), jigsaw(3)]), dynamic_clip(toy(1))]
+    for denoise in [*wrapped, factorized(toys, (low_pass(1), high_pass(1)))]:
+        x0 = denoise(x, 0.5)
+        assert x0.dtype == dtype and x0.shape == x.shape and x0.isfinite().all()

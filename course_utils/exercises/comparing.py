@@ -126,7 +126,9 @@ def summary(inputs):
             return str([float(f"{v:.4g}") if value.is_floating_point() else v for v in value.flatten().tolist()])
         if isinstance(value, (tuple, list)):
             return f"[{', '.join(one(v) for v in value)}]"
-        return "a network" if callable(value) else f"{value:.4g}" if isinstance(value, float) else str(value)
+        if callable(value):
+            return "a network" if isinstance(value, torch.nn.Module) else "a function"
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
 
     return ", ".join(f"{name} = {one(value)}" for name, value in inputs.items())
 
