@@ -131,7 +131,7 @@ def test_dynamic_clipping_keeps_a_picture_within_the_range_and_its_quantile_at_t
 def test_a_ddim_step_is_the_packages(eta):
     schedule, x, x0 = CosineSchedule(None), normal(5, 2), normal(5, 2, seed=1)
     z = normal(5, 2, seed=2)
-    ab, ab_next = (schedule.alpha(t).item() ** 2 for t in (0.8, 0.5))
+    ab, ab_next = (schedule.alpha(t) ** 2 for t in (0.8, 0.5))
     generator = torch.Generator().manual_seed(2)
     step = next(ddim(lambda x, t: x0, schedule, x, [0.8, 0.5], eta, generator=generator))
     close(reference("ddim_step")(x0, x, ab, ab_next, eta, z), step)
@@ -139,16 +139,16 @@ def test_a_ddim_step_is_the_packages(eta):
 
 def test_eta_moves_the_variance_from_the_old_noise_to_the_new():
     """x_t of N(sqrt(ab) x0, 1 - ab) goes to N(sqrt(ab') x0, 1 - ab'), exactly and for every eta."""
-    ab, ab_next, x0 = 0.2, 0.6, torch.tensor([[0.5]], dtype=torch.float64)
+    ab, ab_next, x0 = (torch.tensor(number, dtype=torch.float64) for number in (0.2, 0.6, [[0.5]]))
     step = reference("ddim_step")
     zero, one = torch.zeros_like(x0), torch.ones_like(x0)
     for eta in (0.0, 0.5, 1.0):
         mean = step(x0, ab**0.5 * x0, ab, ab_next, eta, zero)
         old, new = (step(x0, ab**0.5 * x0 + a, ab, ab_next, eta, b) - mean for a, b in ((one, zero), (zero, one)))
         close(mean, ab_next**0.5 * x0)
-        close(old**2 * (1 - ab) + new**2, torch.full_like(x0, 1 - ab_next))
+        close(old**2 * (1 - ab) + new**2, (1 - ab_next).expand(1, 1))
     beta = 1 - ab / ab_next  # eta = 1: DDPM's posterior variance (Ho et al. 2020, equation 7)
-    close(new**2, torch.full_like(x0, beta * (1 - ab_next) / (1 - ab)))
+    close(new**2, (beta * (1 - ab_next) / (1 - ab)).expand(1, 1))
 
 
 def test_the_frechet_distance_by_a_matrix_root():

@@ -714,6 +714,13 @@ def doubled_in_pairs(net, x, t, y, scale):
     return unconditional + scale * (conditional - unconditional)
 
 
+@cfg.misconception("repeat(2, 1) doubles points (B, 2) only: torch.cat([x, x]) serves every shape.")
+def doubles_points_only(net, x, t, y, scale):
+    labels = torch.cat([y, torch.full_like(y, -1)])
+    conditional, unconditional = net(x.repeat(2, 1), t.repeat(2), labels).chunk(2)
+    return unconditional + scale * (conditional - unconditional)
+
+
 @cfg.misconception("The scale stops at 1: guidance goes beyond the conditional prediction.")
 def scale_kept_below_one(net, x, t, y, scale):
     conditional, unconditional = with_and_without(net, x, t, y)
@@ -816,6 +823,18 @@ def stretched_to_the_range(x0, q):
     return clipped_to(size_of(x0, q), x0)
 
 
+@dynamic_clip.misconception("The sizes s have shape (B,) and meet the last dimension of x0: make it (B, 1, ..., 1).")
+def sizes_not_broadcast(x0, q):
+    return clipped_to(size_of(x0, q).clamp(min=1).flatten(), x0)
+
+
+@dynamic_clip.misconception(
+    "[:, None, None, None] serves pictures only: make as many ones as x0 has further dimensions."
+)
+def clips_pictures_only(x0, q):
+    return clipped_to(size_of(x0, q).clamp(min=1).flatten()[:, None, None, None], x0)
+
+
 @dynamic_clip.misconception("The clipped x0 is not divided by s: it still leaves [-1, 1].")
 def clipped_not_divided(x0, q):
     s = size_of(x0, q).clamp(min=1)
@@ -889,8 +908,8 @@ ddim_step = Exercise(
     title="DDIM with eta",
     points=3,
     contract="ddim_step(x0_hat, x, alpha_bar, alpha_bar_next, eta, z) is DDIM's equation 12 with sigma of equation 16 "
-    "and the given normal z: from x (B, ...) at alpha_bar to the less noisy alpha_bar_next (floats, alpha^2 of either "
-    "time), given x0_hat, the predicted data.",
+    "and the given normal z: from x (B, ...) at alpha_bar to the less noisy alpha_bar_next (alpha^2 of either time, "
+    "float64 tensors without dimensions), given x0_hat, the predicted data.",
     section="ddim-eta",
     returns="x at the next time",
     finished=("course_utils.samplers.ddim",),
@@ -909,8 +928,8 @@ def _(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
 def _(g):
     def inputs(shape, eta, levels=None, dtype=torch.float32):
         x0, x, z = (torch.randn(shape, dtype=dtype, generator=g) for _ in range(3))
-        low, high = sorted((0.05 + 0.9 * torch.rand(2, generator=g)).tolist())
-        before, after = levels or (low * 0.8, high)
+        low, high = (0.05 + 0.9 * torch.rand(2, generator=g)).sort().values.tolist()
+        before, after = (torch.tensor(level, dtype=torch.float64) for level in levels or (0.8 * low, high))
         return {"x0_hat": x0, "x": x, "alpha_bar": before, "alpha_bar_next": after, "eta": eta, "z": z}
 
     yield "eta = 0, no noise", inputs((5, 2), 0.0)
@@ -921,30 +940,31 @@ def _(g):
     yield "a long step", inputs((6, 2), 0.6, (0.01, 0.9))
     yield "the last step, to the data", inputs((3, 2), 0.5, (0.9, 1.0))
     yield "float64", inputs((4, 2), 0.8, dtype=torch.float64)
-    yield ELSEWHERE, elsewhere(inputs((3, 2, 4), 0.5))
+    here = inputs((3, 2, 4), 0.5)
+    yield ELSEWHERE, elsewhere(here) | {name: here[name] for name in ("alpha_bar", "alpha_bar_next")}
 
 
 def std_of_ancestral(ab, ab_next):
     """The noise of eta = 1 (Song, Meng & Ermon 2021, equation 16)."""
-    return math.sqrt((1 - ab_next) / (1 - ab) * (1 - ab / ab_next))
+    return ((1 - ab_next) / (1 - ab) * (1 - ab / ab_next)).sqrt()
 
 
 def eps_of(x0_hat, x, ab):
-    return (x - math.sqrt(ab) * x0_hat) / math.sqrt(1 - ab)
+    return (x - ab.sqrt() * x0_hat) / (1 - ab).sqrt()
 
 
 @ddim_step.misconception("eta is not squared in the direction's coefficient: it is sqrt(1 - alpha_bar_next - sigma^2).")
 def eta_not_squared(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     s = std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = math.sqrt(1 - alpha_bar_next - eta * s**2)
-    return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + eta * s * z
+    direction = (1 - alpha_bar_next - eta * s**2).sqrt()
+    return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + eta * s * z
 
 
 @ddim_step.misconception("sigma itself is taken away under the root: there are variances, so take away sigma^2.")
 def deviation_under_the_root(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = math.sqrt(1 - alpha_bar_next - std)
-    return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
+    direction = (1 - alpha_bar_next - std).sqrt()
+    return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
 @ddim_step.misconception(
@@ -953,81 +973,81 @@ def deviation_under_the_root(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
 )
 def noise_on_top(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = math.sqrt(1 - alpha_bar_next)
-    return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
+    direction = (1 - alpha_bar_next).sqrt()
+    return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
 @ddim_step.misconception("The direction shrinks as it should, but the noise that replaces it is never added.")
 def noise_forgotten(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = math.sqrt(1 - alpha_bar_next - std**2)
-    return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar)
+    direction = (1 - alpha_bar_next - std**2).sqrt()
+    return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar)
 
 
 @ddim_step.misconception("eta is not used: this is the deterministic step.", read="ddim-eta")
 def always_deterministic(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
-    direction = math.sqrt(1 - alpha_bar_next)
-    return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar)
+    direction = (1 - alpha_bar_next).sqrt()
+    return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar)
 
 
 @ddim_step.misconception("z is multiplied by the variance: its standard deviation, sigma, belongs there.")
 def variance_times_noise(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = math.sqrt(1 - alpha_bar_next - std**2)
-    return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std**2 * z
+    direction = (1 - alpha_bar_next - std**2).sqrt()
+    return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std**2 * z
 
 
 @ddim_step.misconception("sigma has the root of eta: it is eta times that of ancestral sampling.")
 def root_of_eta(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
-    std = math.sqrt(eta) * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = math.sqrt(1 - alpha_bar_next - std**2)
-    return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
+    std = eta**0.5 * std_of_ancestral(alpha_bar, alpha_bar_next)
+    direction = (1 - alpha_bar_next - std**2).sqrt()
+    return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
 @ddim_step.misconception(
     "sigma^2 is 1 - alpha_bar / alpha_bar_next, the large variance of a step forward: equation 16 has a factor more."
 )
 def variance_of_the_step_up(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
-    std = eta * math.sqrt(1 - alpha_bar / alpha_bar_next)
-    direction = math.sqrt(1 - alpha_bar_next - std**2)
-    return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
+    std = eta * (1 - alpha_bar / alpha_bar_next).sqrt()
+    direction = (1 - alpha_bar_next - std**2).sqrt()
+    return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
 @ddim_step.misconception(
     "The ratio (1 - alpha_bar_next) / (1 - alpha_bar) in sigma is upside down: the less noisy time stands on top."
 )
 def ratio_of_noises_upside_down(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
-    std = eta * math.sqrt((1 - alpha_bar) / (1 - alpha_bar_next) * (1 - alpha_bar / alpha_bar_next))
-    direction = math.sqrt(1 - alpha_bar_next - std**2)
-    return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
+    std = eta * ((1 - alpha_bar) / (1 - alpha_bar_next) * (1 - alpha_bar / alpha_bar_next)).sqrt()
+    direction = (1 - alpha_bar_next - std**2).sqrt()
+    return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
 @ddim_step.misconception("The roots are missing in sigma: this is eta times its square.")
 def sigma_without_roots(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next) ** 2
-    direction = math.sqrt(1 - alpha_bar_next - std**2)
-    return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
+    direction = (1 - alpha_bar_next - std**2).sqrt()
+    return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
 @ddim_step.misconception("The direction has the noise of the old time, 1 - alpha_bar: the step goes to alpha_bar_next.")
 def direction_of_the_old_time(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = math.sqrt(1 - alpha_bar - std**2)
-    return math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
+    direction = (1 - alpha_bar - std**2).sqrt()
+    return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
 @ddim_step.misconception("x0_hat is scaled for the old time, with alpha_bar: the step goes to alpha_bar_next.")
 def data_of_the_old_time(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = math.sqrt(1 - alpha_bar_next - std**2)
-    return math.sqrt(alpha_bar) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
+    direction = (1 - alpha_bar_next - std**2).sqrt()
+    return alpha_bar.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
 @ddim_step.misconception("x stands where the predicted noise belongs: that is (x - sqrt(alpha_bar) x0_hat) / its root.")
 def state_for_noise(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = math.sqrt(1 - alpha_bar_next - std**2)
-    return math.sqrt(alpha_bar_next) * x0_hat + direction * x + std * z
+    direction = (1 - alpha_bar_next - std**2).sqrt()
+    return alpha_bar_next.sqrt() * x0_hat + direction * x + std * z
 
 
 @ddim_step.misconception(
@@ -1036,29 +1056,30 @@ def state_for_noise(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
 )
 def noise_over_its_variance(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = math.sqrt(1 - alpha_bar_next - std**2)
-    eps = (x - math.sqrt(alpha_bar) * x0_hat) / (1 - alpha_bar)
-    return math.sqrt(alpha_bar_next) * x0_hat + direction * eps + std * z
+    direction = (1 - alpha_bar_next - std**2).sqrt()
+    eps = (x - alpha_bar.sqrt() * x0_hat) / (1 - alpha_bar)
+    return alpha_bar_next.sqrt() * x0_hat + direction * eps + std * z
 
 
 @ddim_step.misconception("The step draws a noise of its own: use the given z.")
 def draws_its_own_noise(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
-    direction = math.sqrt(1 - alpha_bar_next - std**2)
-    mean = math.sqrt(alpha_bar_next) * x0_hat + direction * eps_of(x0_hat, x, alpha_bar)
+    direction = (1 - alpha_bar_next - std**2).sqrt()
+    mean = alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar)
     return mean + std * torch.randn_like(x)
 
 
 @ddim_step.equivalent
-def step_with_kept_noise(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
+def step_in_floats(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
+    alpha_bar, alpha_bar_next = alpha_bar.item(), float(alpha_bar_next)
     variance = eta**2 * (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)
     kept = ((1 - alpha_bar_next - variance) / (1 - alpha_bar)) ** 0.5
     return kept * x + (alpha_bar_next**0.5 - kept * alpha_bar**0.5) * x0_hat + variance**0.5 * z
 
 
 @ddim_step.equivalent
-def step_with_tensors(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
-    a, b = (torch.tensor(level, dtype=torch.float64, device=x.device) for level in (alpha_bar, alpha_bar_next))
+def step_in_the_precision_of_x(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
+    a, b = alpha_bar.to(x), alpha_bar_next.to(x)
     sigma = eta * ((1 - b) / (1 - a)).sqrt() * (1 - a / b).sqrt()
     eps = (x - a.sqrt() * x0_hat) / (1 - a).sqrt()
     return b.sqrt() * x0_hat + (1 - b - sigma**2).clamp(min=0).sqrt() * eps + sigma * z
@@ -1292,8 +1313,9 @@ def _(g):
     s = setting(g, (20, 2), torch.float64)
     oracle = mixture_net(torch.randn(CLASSES, 2, dtype=torch.float64, generator=g), 0.4)
     yield "a mixture whose velocity is known exactly, at scale 1", inputs(oracle, s, 1.0, 3)
-    for name, s in settings(g):
+    for name, s in list(settings(g))[::2]:
         yield name, inputs(LabelledNet(g), s, 1.25 + 2 * torch.rand((), generator=g).item(), 3)
+    yield "float64", inputs(LabelledNet(g), setting(g, (5, 2), torch.float64), 2.5, 4)
     yield "scale 0", inputs(LabelledNet(g), setting(g, (4, 2), torch.float64), 0.0, 3)
     yield "one step only", inputs(LabelledNet(g), setting(g, (4, 2), torch.float64), 3.0, 1)
 

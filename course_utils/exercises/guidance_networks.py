@@ -356,6 +356,17 @@ def channels_dealt_out(x, to_qkv, to_out, heads):
     return x + picture_of(joined(h) @ to_out.T, x)
 
 
+@multi_head_attention.misconception(
+    "The rows of to_qkv are read head by head, q, k and v of the first, then of the next: all queries come first, then "
+    "all keys, then all values."
+)
+def matrix_read_head_by_head(x, to_qkv, to_out, heads):
+    B, C, H, W = x.shape
+    qkv = (tokens_of(normed(x)) @ to_qkv.T).mT.reshape(B, heads, 3, C // heads, H * W)
+    q, k, v = qkv.transpose(3, 4).unbind(2)
+    return x + picture_of(joined(attend(q, k, v)) @ to_out.T, x)
+
+
 @multi_head_attention.misconception("All channels attend together, as one head: `heads` is not used.")
 def one_head_only(x, to_qkv, to_out, heads):
     return x + branch(normed(x), to_qkv, to_out, 1)
