@@ -11,7 +11,9 @@ from types import SimpleNamespace
 
 import torch
 
+from course_utils import geometry
 from course_utils.exercises.exercise import Exercise
+from course_utils.geometry import Camera
 
 # ---- what the exercises are tried on ---------------------------------------------------------------------------------
 
@@ -26,12 +28,7 @@ def uniform(g, low, high, *shape):
 def rotation(g, angle=0.3):
     """A turn by about `angle` (radians) around a random axis, (3, 3)."""
     axis = torch.randn(3, dtype=torch.float64, generator=g)
-    return torch.linalg.matrix_exp(cross_matrix(angle * axis / axis.norm()))
-
-
-def cross_matrix(a):
-    x, y, z = a.tolist()
-    return torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
+    return torch.linalg.matrix_exp(geometry.skew(angle * axis / axis.norm()))
 
 
 def intrinsics(g):
@@ -58,14 +55,13 @@ def moved(s, shift):
 
 
 def pixels_of(K, R, t, X):
-    x = (X @ R.T + t) @ K.T
-    return x[:, :2] / x[:, 2:]
+    """As Camera.project, but also for points behind the camera, which it refuses."""
+    return geometry.pixels((X @ R.T + t) @ K.T)
 
 
 def matrix_of(s):
     """F of a scene, x2^T F x1 = 0."""
-    R = s.R2 @ s.R1.T
-    return torch.linalg.inv(s.K2).T @ cross_matrix(s.t2 - R @ s.t1) @ R @ torch.linalg.inv(s.K1)
+    return geometry.fundamental(Camera(s.K1, s.R1, s.t1), Camera(s.K2, s.R2, s.t2))
 
 
 def up_to_scale(v, length):
@@ -102,7 +98,7 @@ skew = Exercise(
 
 @skew.solution
 def _(a):
-    return cross_matrix(a)
+    return geometry.skew(a)
 
 
 @skew.inputs
@@ -219,8 +215,7 @@ relative_pose = Exercise(
 
 @relative_pose.solution
 def _(R1, t1, R2, t2):
-    R = R2 @ R1.T
-    return R, t2 - R @ t1
+    return geometry.relative_pose(Camera(EYE, R1, t1), Camera(EYE, R2, t2))
 
 
 @relative_pose.inputs
@@ -335,7 +330,7 @@ project = Exercise(
 
 @project.solution
 def _(K, R, t, X):
-    return pixels_of(K, R, t, X)
+    return Camera(K, R, t).project(X)
 
 
 @project.inputs
@@ -472,8 +467,7 @@ back_project = Exercise(
 
 @back_project.solution
 def _(K, R, t, x, depth):
-    rays = torch.cat([x, torch.ones_like(x[:, :1])], dim=1) @ torch.linalg.inv(K).T
-    return (depth[:, None] * rays - t) @ R
+    return Camera(K, R, t).back_project(x, depth)
 
 
 @back_project.inputs
@@ -785,7 +779,7 @@ fundamental = Exercise(
 
 @fundamental.solution
 def _(K1, R1, t1, K2, R2, t2):
-    return matrix_of(SimpleNamespace(K1=K1, R1=R1, t1=t1, K2=K2, R2=R2, t2=t2))
+    return geometry.fundamental(Camera(K1, R1, t1), Camera(K2, R2, t2))
 
 
 @fundamental.inputs
@@ -947,7 +941,7 @@ epipolar_line = Exercise(
 
 @epipolar_line.solution
 def _(F, x1):
-    return torch.cat([x1, torch.ones_like(x1[:, :1])], dim=1) @ F.T
+    return geometry.epipolar_line(F, x1)
 
 
 @epipolar_line.inputs
@@ -958,7 +952,7 @@ def _(g):
 
     def of_epipole(*e):  # the camera only moves
         place = torch.randint(20, 200, (2, 2), generator=g).double()
-        return {"F": cross_matrix(torch.tensor(e, dtype=torch.float64)), "x1": place}
+        return {"F": geometry.skew(torch.tensor(e, dtype=torch.float64)), "x1": place}
 
     for name, n in {"six points": 6, "a single point": 1, "two points": 2, "three points": 3}.items():
         yield name, inputs(n)
@@ -1062,18 +1056,7 @@ clip_line = Exercise(
 
 @clip_line.solution
 def _(line, width, height):
-    a, b, c = line.tolist()
-    x, y = -a * c / (a * a + b * b), -b * c / (a * a + b * b)  # the line is (x, y) + s (b, -a)
-    low, high = -float("inf"), float("inf")
-    for place, step, size in [(x, b, width), (y, -a, height)]:
-        if step != 0:
-            first, last = sorted([-place / step, (size - 1 - place) / step])
-            low, high = max(low, first), min(high, last)
-        elif not 0 <= place <= size - 1:
-            high = -float("inf")
-    if low >= high:
-        return line.new_zeros(0, 2)
-    return line.new_tensor([[x + s * b, y - s * a] for s in (low, high)])
+    return geometry.clip_line(line, width, height)
 
 
 @clip_line.inputs
@@ -1306,17 +1289,24 @@ def _(g):
         columns = columns[(rows - rows.floor() - 0.5).abs() > 0.05]  # nobody is judged by how halves are rounded
         return {"F": F, "x1": x1, "columns": columns, "width": width, "height": height}
 
-    for name, slope in {"a line that falls": 1.3, "a line that rises": -1.7, "a gentle slope": 0.2}.items():
+    kinds = {  # the slope, and where the line crosses the middle column, as a share of the height
+        "a line that falls": (1.3, 0.5),
+        "a line that rises": (-1.7, 0.5),
+        "a gentle slope": (0.2, 0.5),
+        "a gentle slope that comes in from above": (0.2, 0.0),
+        "a gentle slope that leaves below": (0.2, 1.0),
+    }
+    for name, (slope, share) in kinds.items():
         s = scene(g, 1)
         F, x1 = matrix_of(s), s.x1[0]
-        width, height = torch.randint(40, 90, (2,), generator=g).tolist()
+        width, height = (int(torch.randint(*limits, (), generator=g)) for limits in [(66, 90), (40, 60)])
         a, b, c = F @ torch.cat([x1, x1.new_ones(1)])
         slope += float(uniform(g, -0.1, 0.1, ()))
-        A = EYE.clone()  # moves picture 2 so that the line crosses its middle in that slope
-        A[1, 0], A[1, 2] = slope + a / b, c / b + height / 2 - slope * width / 2 + 0.123
+        A = EYE.clone()  # moves picture 2 so that the line crosses it in that slope
+        A[1, 0], A[1, 2] = slope + a / b, c / b + share * height - slope * width / 2 + 0.123
         yield name, inputs(torch.linalg.inv(A).T @ F, x1, width, height)
     column, row = torch.randint(20, 40, (2,), generator=g).tolist()
-    F = cross_matrix(torch.tensor([column, row, 1], dtype=torch.float64))
+    F = geometry.skew(torch.tensor([column, row, 1], dtype=torch.float64))
     x1 = torch.tensor([column + 16.0, row + 11.0 + 16 * float(uniform(g, 0.05, 0.5, ()))], dtype=torch.float64)
     yield "a camera that only moves, where F[2, 2] is 0", inputs(F, x1, 64, 48)
 

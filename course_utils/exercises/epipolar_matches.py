@@ -9,6 +9,7 @@ import math
 
 import torch
 
+from course_utils import geometry
 from course_utils.exercises.epipolar import balanced, pixels_of, scene, uniform
 from course_utils.exercises.exercise import Exercise
 
@@ -33,17 +34,15 @@ normalise = Exercise(
     "(x_n, 1) = T (x, 1).",
     section="hartley",
     returns=("x_n", "T"),
+    finished=("course_utils.geometry.normalising_transform",),
     tolerance={torch.float64: 1e-9},
 )
 
 
 @normalise.solution
 def _(x):
-    centre = x.mean(0)
-    s = math.sqrt(2) / (x - centre).norm(dim=1).mean()
-    T = torch.diag(torch.stack([s, s, torch.ones_like(s)]))
-    T[:2, 2] = -s * centre
-    return s * (x - centre), T
+    T = geometry.normalising_transform(x)
+    return (geometry.homogeneous(x) @ T.T)[:, :2], T
 
 
 @normalise.inputs
@@ -204,11 +203,7 @@ eight_point = Exercise(
 
 @eight_point.solution
 def _(x1, x2, T1, T2):
-    x1, x2 = (torch.cat([x, torch.ones_like(x[:, :1])], dim=1) @ T.T for x, T in [(x1, T1), (x2, T2)])
-    A = (x2[:, :, None] * x1[:, None, :]).flatten(1)
-    F = torch.linalg.svd(A).Vh[-1].reshape(3, 3)
-    U, S, Vh = torch.linalg.svd(F)
-    return T2.T @ U @ torch.diag(S * torch.tensor([1, 1, 0])) @ Vh @ T1
+    return geometry.eight_point(x1, x2)  # whose T1 and T2 are these
 
 
 @eight_point.inputs
