@@ -113,9 +113,7 @@ def said(net, x0, k, noise, alpha_bar):
     return net(noisy(x0, k, noise, alpha_bar), k / (len(alpha_bar) - 1))
 
 
-@fix_the_loss.misconception(
-    "The program is still as it was given: is the noise that the network is compared with the one in its picture?"
-)
+@fix_the_loss.misconception("The program is still as it was given: look at which noise the network is compared with.")
 def loss_as_given(net, x0, k, alpha_bar):
     T = len(alpha_bar) - 1
     ab = alpha_bar.to(x0)[k].reshape(-1, 1, 1, 1)
@@ -283,9 +281,7 @@ def levels_down(alpha_bar):
     return range(len(alpha_bar) - 1, 0, -1)
 
 
-@fix_the_clipping.misconception(
-    "The program is still as it was given: at level k a third of normal noise lies outside [-1, 1]. What has a range?"
-)
+@fix_the_clipping.misconception("The program is still as it was given: it clips something that has no range.")
 def clipping_as_given(net, x, alpha_bar, noise):
     T = len(alpha_bar) - 1
     for k in range(T, 0, -1):
@@ -482,7 +478,7 @@ def strides(levels):
 
 
 @fix_the_strides.misconception(
-    "The program is still as it was given: a stride passes many levels. How much of the signal does it keep?"
+    "The program is still as it was given: look at how much of the signal a stride over many levels keeps."
 )
 def strides_as_given(net, x, levels, alpha_bar, noise):
     T = len(alpha_bar) - 1
