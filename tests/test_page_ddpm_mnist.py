@@ -263,3 +263,18 @@ def test_copies_are_at_no_distance():
     x = digits_like(200, 6)
     assert frechet_distance(x, x[torch.randperm(200)]) == pytest.approx(0, abs=1e-6)
     assert frechet_distance(x, x.mean(0).expand(200, 6)) == pytest.approx(x.T.cov().trace().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "width"), [(40, 0.46), (250, 0.49), (1000, 0.50)])
+def test_a_posterior_taken_in_strides_is_too_narrow(n, width):
+    """Mean and variance of the page's sampler with the oracle, carried from step to step: no draw, no luck."""
+    schedule, m, s2 = CosineSchedule(), 0.3, 0.25
+    ks = (schedule.timesteps(n) * schedule.T).round().long().tolist()
+    mean, variance = 0.0, 1.0
+    for k, k_next in zip(ks, ks[1:], strict=False):
+        of_x0, of_x, left = (c.item() for c in stride(schedule, k, k_next))
+        ab = schedule.alpha_bar[k].item()
+        gain = math.sqrt(ab) * s2 / (ab * s2 + 1 - ab)
+        mean = of_x0 * (m + gain * (mean - math.sqrt(ab) * m)) + of_x * mean
+        variance = (of_x0 * gain + of_x) ** 2 * variance + left
+    assert mean == pytest.approx(0.3, abs=1e-6) and round(math.sqrt(variance), 2) == width
