@@ -138,6 +138,11 @@ def test_a_training_step_is_known_by_what_it_does_and_not_by_the_order_of_its_dr
     assert not result and result.misconception == mistake
 
 
+def test_a_network_asked_without_gradients_learns_nothing():
+    result = EXERCISES["ddpm_mnist.training_loss"].grade(torch.no_grad()(noise_first))
+    assert not result and result.misconception == "cut_off"
+
+
 # ---- the steps back --------------------------------------------------------------------------------------------------
 
 

@@ -896,8 +896,9 @@ def what_the_net_saw(value, inputs):
     noise = (x - signal.sqrt() * x0) / (1 - signal).sqrt().clamp(min=1e-3)
     exact = (out - noise).square().mean().to(value.dtype)
     weights = list(net.parameters())
-    wanted = torch.autograd.grad(exact, weights, retain_graph=True)[0]
-    gradient = torch.zeros_like(wanted)
+    wanted, gradient = torch.ones_like(weights[0]), torch.zeros_like(weights[0])
+    if out.requires_grad:  # or it was asked under no_grad
+        wanted = torch.autograd.grad(exact, weights, retain_graph=True)[0]
     if value.requires_grad:
         gradient = torch.autograd.grad(value, weights, allow_unused=True, materialize_grads=True)[0]
     seen = {
@@ -1080,6 +1081,13 @@ def cut_off(net, x0, y, alpha_bar):
     return (eps - noise).square().mean().detach()
 
 
+@training_loss.misconception("The levels are drawn on the processor wherever x0 is: draw them with device=x0.device.")
+def levels_on_the_cpu(net, x0, y, alpha_bar):
+    k = torch.randint(1, len(alpha_bar), (len(x0),))
+    noise, eps = asked_and_said(net, x0, y, alpha_bar, k)
+    return (eps - noise).square().mean()
+
+
 @training_loss.equivalent
 def with_mse_loss(net, x0, y, alpha_bar):
     T = len(alpha_bar) - 1
@@ -1256,6 +1264,14 @@ def no_noise(net, x, k, alpha_bar, z):
 def time_one_level_low(net, x, k, alpha_bar, z):
     x0_hat = picture_of(x, said_noise(net, x, k - 1, alpha_bar), k, alpha_bar).clamp(-1, 1)
     return draw_back(x0_hat, x, k, alpha_bar, z)
+
+
+@clipped_step.misconception(
+    "The times are made on the processor wherever x is: make them with device=x.device.", read="time-embedding"
+)
+def times_on_the_cpu(net, x, k, alpha_bar, z):
+    eps = net(x, torch.full((len(x),), k / (len(alpha_bar) - 1)))
+    return draw_back(picture_of(x, eps, k, alpha_bar).clamp(-1, 1), x, k, alpha_bar, z)
 
 
 @clipped_step.equivalent
