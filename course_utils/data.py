@@ -1,4 +1,4 @@
-"""Data sets: points in two dimensions, each with its exact distribution, and pictures (from images.py and shapes.py).
+"""Data sets: points in two dimensions, each with its exact distribution, and pictures (from images.py, shapes.py and temple.py).
 
 A set is standardised by constants of its own (the centre and the one scale of its exact distribution), the same for
 every draw: `toy_2d` standardises and `unstandardise` takes it back. One scale for both axes keeps the shape.
@@ -13,9 +13,10 @@ import torch
 from course_utils.images import CIFAR10_CLASSES, load_cifar10, load_mnist, to_float
 from course_utils.mixtures import GaussianMixture
 from course_utils.shapes import SHAPES, load_shapes
+from course_utils.temple import load_temple
 
 __all__ = ["NOISE", "TOY_SETS", "toy_2d", "toy_mixture", "unstandardise"]
-__all__ += ["CIFAR10_CLASSES", "SHAPES", "load_cifar10", "load_mnist", "load_shapes", "to_float"]
+__all__ += ["CIFAR10_CLASSES", "SHAPES", "load_cifar10", "load_mnist", "load_shapes", "load_temple", "to_float"]
 
 NOISE = {"moons": 0.1, "circles": 0.05, "swiss_roll": 0.3, "s_curve": 0.05, "mixture": 0.1}  # std around the curve
 TOY_SETS = (*NOISE, "checkerboard")
