@@ -1,4 +1,4 @@
-"""Data sets: points in two dimensions, each with its exact distribution, and pictures (from images.py, shapes.py and temple.py).
+"""Data sets: points in two dimensions, each with its exact distribution; pictures and views, read in other files.
 
 A set is standardised by constants of its own (the centre and the one scale of its exact distribution), the same for
 every draw: `toy_2d` standardises and `unstandardise` takes it back. One scale for both axes keeps the shape.
