@@ -29,6 +29,12 @@ def right(name):
     return student(exercise(name), next(iter(exercise(name).equivalents.values())))
 
 
+def seen_matrix(F, inputs):
+    """What of an eight-point answer is compared."""
+    (matrix,) = exercise("eight_point").observed(F, inputs).values()
+    return matrix
+
+
 def close(a, b, tolerance=1e-9):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
@@ -180,9 +186,19 @@ def test_eight_points_as_opencv_finds_them():
             given = dict(x1=x1, x2=x2, T1=geometry.normalising_transform(x1), T2=geometry.normalising_transform(x2))
             ours = right("eight_point")(*given.values())
             theirs = cv2.findFundamentalMat(x1.numpy(), x2.numpy(), cv2.FM_8POINT)[0]
-            seen = exercise("eight_point").observed
-            close(seen(ours, given)["F"], seen(torch.from_numpy(theirs), given)["F"], 1e-6)
+            close(seen_matrix(ours, given), seen_matrix(torch.from_numpy(theirs), given), 1e-6)
             assert torch.linalg.svdvals(ours)[2] < 1e-12 * torch.linalg.svdvals(ours)[0]
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_the_eight_point_answer_is_the_packages(normalise):
+    """Also with T1 = T2 = 1, which shows what normalisation is for."""
+    for inputs in cases("eight_point", 0).values():
+        if not normalise:
+            inputs |= dict.fromkeys(("T1", "T2"), torch.eye(3, dtype=torch.float64))
+        F = exercise("eight_point").reference(**inputs)
+        theirs = geometry.eight_point(inputs["x1"], inputs["x2"], normalise)
+        close(seen_matrix(F, inputs), seen_matrix(theirs, inputs), 1e-7)
 
 
 def test_eight_exact_points_find_the_cameras_matrix():
@@ -191,8 +207,7 @@ def test_eight_exact_points_find_the_cameras_matrix():
         T1, T2 = geometry.normalising_transform(s.x1), geometry.normalising_transform(s.x2)
         inputs = {"x1": s.x1, "x2": s.x2, "T1": T1, "T2": T2}
         exact = exercise("fundamental").reference(s.K1, s.R1, s.t1, s.K2, s.R2, s.t2)
-        seen = exercise("eight_point").observed
-        close(seen(right("eight_point")(*inputs.values()), inputs)["F"], seen(exact, inputs)["F"], 1e-6)
+        close(seen_matrix(right("eight_point")(*inputs.values()), inputs), seen_matrix(exact, inputs), 1e-6)
 
 
 def test_points_are_kept_as_the_case_says():

@@ -625,8 +625,10 @@ def _(g):
     yield "places well within the picture", inputs(7, 9, [[2, 3], [4, 1], [6, 4], [1, 5], [3, 2], [5, 5]])
     yield "a single place", inputs(8, 8, [[5, 2]])
     yield "a wide picture", inputs(4, 12, [[9, 2], [7, 1], [5, 2], [10, 1]])
-    edges = [[0, 2], [8, 3], [4, 0], [5, 6], [0, 0], [8, 6], [0, 6], [8, 0]]
-    yield "places at the edges", inputs(7, 9, edges) | {"x": torch.tensor(edges).double() + off_the_middle(8, 2)}
+    edges = torch.tensor([[0, 2], [0, 4], [8, 3], [8, 1], [4, 0], [2, 0], [5, 6], [3, 6], [0, 0], [8, 6]])
+    sides = torch.tensor([[-1, 1], [1, 1], [1, -1], [-1, 1], [1, -1], [-1, 1], [1, 1], [1, -1], [-1, -1], [1, 1]])
+    x = edges + sides * uniform(g, 0.05, 0.45, *edges.shape)  # just within each edge, and just beyond
+    yield "places at the edges", {"image": uniform(g, 0.1, 1, 7, 9, 3), "x": x}
     for name, place in {
         "left of the picture": [-2, 3],
         "right of the picture": [9, 3],
@@ -771,7 +773,7 @@ fundamental = Exercise(
     contract="fundamental(K1, R1, t1, K2, R2, t2) is the matrix F (3, 3), of any scale and sign, with x2^T F x1 = 0 "
     "for the pixels x1 and x2 (as (column, row, 1)) of one world point in the two cameras.",
     section="fundamental-matrix",
-    returns="F",
+    returns="F (seen as K2^T F K1, of length 1)",
     finished=("course_utils.geometry.fundamental",),
     tolerance=PRECISE,
 )
@@ -802,7 +804,7 @@ def _(g):
 
 @fundamental.observe
 def _(F, given):
-    return {"F": balanced(F, given["K1"], given["K2"])}
+    return {fundamental.returns: balanced(F, given["K1"], given["K2"])}
 
 
 def crossing(a):
@@ -933,7 +935,7 @@ epipolar_line = Exercise(
     contract="epipolar_line(F, x1) is the lines (N, 3) of picture 2 on which the points x1 (N, 2) of picture 1 must "
     "be seen: rows (a, b, c) of any scale and sign with a x + b y + c = 0.",
     section="epipolar-lines",
-    returns="lines",
+    returns="lines (seen with a^2 + b^2 = 1)",
     finished=("course_utils.geometry.epipolar_line",),
     tolerance=PRECISE,
 )
@@ -968,7 +970,7 @@ def _(g):
 def _(lines, given):
     if not torch.is_tensor(lines) or lines.dtype != torch.float64 or lines.ndim != 2 or lines.shape[1] != 3:
         raise TypeError("a tensor (N, 3) is wanted")
-    return {"lines": up_to_scale(lines, lines[:, :2].norm(dim=1, keepdim=True))}
+    return {epipolar_line.returns: up_to_scale(lines, lines[:, :2].norm(dim=1, keepdim=True))}
 
 
 def and_one(x):

@@ -195,7 +195,7 @@ eight_point = Exercise(
     "the one of length 1 whose x2^T F x1 have the least sum of squares after T1 has moved x1 and T2 has moved x2, its "
     "least singular value then set to 0, then changed into the one for x1 and x2 as they were.",
     section="eight-point",
-    returns="F",
+    returns="F (seen for the moved matches, of length 1)",
     finished=("course_utils.geometry.eight_point",),
     tolerance=ESTIMATED,
 )
@@ -203,7 +203,10 @@ eight_point = Exercise(
 
 @eight_point.solution
 def _(x1, x2, T1, T2):
-    return geometry.eight_point(x1, x2)  # whose T1 and T2 are these
+    x1, x2 = (geometry.homogeneous(x) @ T.T for x, T in [(x1, T1), (x2, T2)])
+    A = (x2[:, :, None] * x1[:, None, :]).flatten(1)
+    U, S, Vh = torch.linalg.svd(torch.linalg.svd(A).Vh[-1].reshape(3, 3))
+    return T2.T @ U[:, :2] @ torch.diag(S[:2]) @ Vh[:2] @ T1  # T1 = T2 = 1 shows what it is without normalisation
 
 
 @eight_point.inputs
@@ -225,7 +228,7 @@ def _(g):
 
 @eight_point.observe
 def _(F, given):
-    return {"F": balanced(F, torch.linalg.inv(given["T1"]), torch.linalg.inv(given["T2"]))}
+    return {eight_point.returns: balanced(F, torch.linalg.inv(given["T1"]), torch.linalg.inv(given["T2"]))}
 
 
 def moved_by(T, x):
