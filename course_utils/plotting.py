@@ -11,6 +11,7 @@ import base64
 import hashlib
 import io
 import math
+import re
 from functools import cache, partial
 from html import escape
 
@@ -256,8 +257,8 @@ def _image_figure(images, columns, titles, rows, zoom, headline=False):
     lines = max((str(title).count("\n") + 1 for title in titles), default=0)
     head, gap = length(3 + 14 * lines) if lines else 0, 2
     below = head + gap if len(titles) > columns else gap
-    names = [line for title in rows if title for line in str(title).split("\n")]
-    left = length(7 * max(map(len, names)) + 8) if names else 0
+    names = [re.sub(r"\\[a-z]+", "x", line).replace("$", "") for title in rows for line in str(title or "").split("\n")]
+    left = length(7 * max(map(len, names)) + 8) if any(names) else 0
     top = head + (length(20) if headline else 0)
     sheet_width, sheet_height = columns * (width + gap) - gap, n_rows * (height + below) - below
     size = left + sheet_width + 2, top + sheet_height + 2
