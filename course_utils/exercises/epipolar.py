@@ -290,6 +290,19 @@ def turned_by_the_second(R1, t1, R2, t2):
     return R2 @ R1.T, t2 - R2 @ t1
 
 
+@relative_pose.misconception("t is scaled to length 1: the cameras are known here, and so is how far apart they are.")
+def t_of_length_one(R1, t1, R2, t2):
+    R = R2 @ R1.T
+    t = t2 - R @ t1
+    return R, t / t.norm()
+
+
+@relative_pose.misconception("t is a column (3, 1): it is wanted as (3,), as t1 and t2 are.")
+def t_as_a_column(R1, t1, R2, t2):
+    R = R2 @ R1.T
+    return R, (t2 - R @ t1)[:, None]
+
+
 @relative_pose.equivalent
 def as_one_matrix(R1, t1, R2, t2):
     def motion(R, t):
@@ -426,6 +439,12 @@ def truncated(K, R, t, X):
 def homogeneous(K, R, t, X):
     x = (X @ R.T + t) @ K.T
     return x / x[:, 2:]
+
+
+@project.misconception("The pixels are the columns of the result: they are wanted as rows (N, 2).")
+def pixels_as_columns(K, R, t, X):
+    x = K @ (R @ X.T + t[:, None])
+    return x[:2] / x[2]
 
 
 @project.equivalent
@@ -1225,6 +1244,15 @@ def four_crossings(line, width, height):
     return torch.stack(places + [torch.stack([column_at(line, y), line.new_tensor(float(y))]) for y in (0, height - 1)])
 
 
+@clip_line.misconception(
+    "A line that misses the picture gives None: an empty tensor (0, 2) is wanted, which can be drawn."
+)
+def none_for_a_miss(line, width, height):
+    ends = upright_or_level(line, width, height)
+    ends = crossings(line, width, height) if ends is None else ends
+    return ends if len(ends) else None
+
+
 @clip_line.equivalent
 def four_borders(line, width, height):
     a, b, c = line.tolist()
@@ -1420,6 +1448,12 @@ def line_of_the_transpose(F, x1, columns, width, height):
 def rows_left_as_floats(F, x1, columns, width, height):
     rows = row_of(F, x1, columns).round()
     return kept(columns.double(), rows, within(columns, rows, width, height))
+
+
+@fix_the_line.misconception("Row and column are swapped: a pixel is (column, row) here.", read="pixel-indices")
+def row_before_column_on_the_line(F, x1, columns, width, height):
+    rows = row_of(F, x1, columns).round().long()
+    return torch.stack([rows, columns], dim=1)[within(columns, rows, width, height)]
 
 
 @fix_the_line.equivalent

@@ -153,6 +153,12 @@ def with_third_coordinate(x):
     return torch.cat([x, torch.ones_like(x[:, :1])], dim=1) @ T.T, T
 
 
+@normalise.misconception("One mean of all numbers is taken away: columns and rows have each their own.")
+def one_mean_of_all(x):
+    centre = x.mean() * torch.ones_like(x[0])
+    return scaled_and_moved(x, both(math.sqrt(2) / (x - centre).norm(dim=1).mean()), centre)
+
+
 @normalise.equivalent
 def by_two_matrices(x):
     mx, my = x.mean(0).tolist()
@@ -322,6 +328,11 @@ def corner_set_to_one(x1, x2, T1, T2):
     A = equations(moved_by(T1, x1), moved_by(T2, x2))
     f = torch.linalg.lstsq(A[:, :8], -A[:, 8]).solution
     return T2.T @ of_rank_two(torch.cat([f, f.new_ones(1)]).reshape(3, 3)) @ T1
+
+
+@eight_point.misconception("The whole F is the wrong way round: with this one x1^T F x2 is small. Transpose it.")
+def from_the_second_to_the_first(x1, x2, T1, T2):
+    return T1.T @ of_rank_two(solved(moved_by(T2, x2), moved_by(T1, x1))) @ T2
 
 
 @eight_point.equivalent
@@ -518,6 +529,12 @@ def sign_before_division(P1, P2, x1, x2):
     X = torch.linalg.svd(torch.cat([lines_through(P1, x1), lines_through(P2, x2)], dim=1)).Vh[:, -1]
     X = X * torch.where(X[:, :1] < 0, -1, 1)  # whichever sign a library gives
     return (X / X[:, 3:])[(X @ P1[2] > 0) & (X @ P2[2] > 0), :3]
+
+
+@triangulate.misconception("The points are left in homogeneous coordinates (M, 4): leave out the fourth, which is 1.")
+def fourth_kept(P1, P2, x1, x2):
+    X = points_at(P1, P2, x1, x2)
+    return X[(X @ P1[2] > 0) & (X @ P2[2] > 0)]
 
 
 @triangulate.equivalent
