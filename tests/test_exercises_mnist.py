@@ -7,8 +7,8 @@ from torch import nn
 from course_utils.denoiser import Denoiser, to_x0
 from course_utils.exercises import EXERCISES
 from course_utils.exercises.ddpm_2d import ToyNet
-from course_utils.exercises.ddpm_mnist import Layers
 from course_utils.exercises.ddpm_mnist_bugs import gaussian_pictures
+from course_utils.exercises.ddpm_mnist_networks import Layers
 from course_utils.guidance import clip
 from course_utils.mixtures import GaussianMixture
 from course_utils.models import ResidualBlock

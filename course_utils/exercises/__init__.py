@@ -11,6 +11,7 @@ from course_utils.exercises import (
     ddpm_2d,
     ddpm_mnist,
     ddpm_mnist_bugs,
+    ddpm_mnist_networks,
     editing,
     epipolar,
     epipolar_matches,
@@ -21,7 +22,17 @@ from course_utils.exercises.exercise import Exercise, Misconception, Result
 
 __all__ = ["EXERCISES", "Exercise", "Misconception", "Result", "check", "grade", "working"]
 
-CHAPTERS = (ddpm_2d, ddpm_mnist, ddpm_mnist_bugs, guidance_networks, guidance, editing, epipolar, epipolar_matches)
+CHAPTERS = (
+    ddpm_2d,
+    ddpm_mnist_networks,
+    ddpm_mnist,
+    ddpm_mnist_bugs,
+    guidance_networks,
+    guidance,
+    editing,
+    epipolar,
+    epipolar_matches,
+)
 EXERCISES = {e.id: e for chapter in CHAPTERS for e in vars(chapter).values() if isinstance(e, Exercise)}
 
 
