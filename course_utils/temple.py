@@ -34,7 +34,7 @@ def load_temple(source="synthetic", quiet=False):
     Raises ValueError for another source and damaged files, FileNotFoundError for missing ones, OSError without network.
     """
     if source == "synthetic":
-        what, temple = "views of a temple, drawn by the course (source='download' gives photographs)", _synthetic()
+        what, temple = "views of a temple, drawn by the course (source='download' gives photographs)", _Drawn()
     elif source == "download":
         advice = "Without a network, load_temple() draws a temple; or give the source as a folder with the photographs."
         path = fetch(URLS, SHA256, "templeSparseRing.zip", advice, quiet=quiet)
@@ -381,7 +381,7 @@ def _noise(X, frequency):
 POINTS_PER_VIEW = 150
 
 
-class _Drawn(Sequence):
+class _Pictures(Sequence):
     """The pictures, each drawn when it is first asked for."""
 
     def __len__(self):
@@ -398,9 +398,9 @@ def _drawn(i):
     return image
 
 
-class _Synthetic(Temple):
+class _Drawn(Temple):
     def __init__(self):
-        super().__init__(_Drawn(), list(ring()), [f"drawn{i + 1:02d}" for i in range(N_VIEWS)])
+        super().__init__(_Pictures(), list(ring()), [f"drawn{i + 1:02d}" for i in range(N_VIEWS)])
         self.points, self.visible = _truth()
 
     def depth(self, i):
@@ -410,10 +410,6 @@ class _Synthetic(Temple):
     def matches(self, i, j):
         X = self.points[self.visible[i] & self.visible[j]]
         return self.cameras[i].project(X), self.cameras[j].project(X)
-
-
-def _synthetic():
-    return _Synthetic()
 
 
 @cache
