@@ -1244,15 +1244,6 @@ def four_crossings(line, width, height):
     return torch.stack(places + [torch.stack([column_at(line, y), line.new_tensor(float(y))]) for y in (0, height - 1)])
 
 
-@clip_line.misconception(
-    "A line that misses the picture gives None: an empty tensor (0, 2) is wanted, which can be drawn."
-)
-def none_for_a_miss(line, width, height):
-    ends = upright_or_level(line, width, height)
-    ends = crossings(line, width, height) if ends is None else ends
-    return ends if len(ends) else None
-
-
 @clip_line.equivalent
 def four_borders(line, width, height):
     a, b, c = line.tolist()
