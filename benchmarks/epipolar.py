@@ -27,7 +27,8 @@ from course_utils.geometry import (
     relative_pose,
     triangulate,
 )
-from course_utils.temple import HEIGHT, WIDTH, load_temple
+from course_utils.temple import load_temple
+from course_utils.temple_scene import HEIGHT, WIDTH
 
 NOISE, N_MATCHES, REPEATS = 0.5, 50, 50
 RATIO = 0.8  # a feature's best partner must be so much better than its second (Lowe 2004)

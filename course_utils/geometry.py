@@ -1,92 +1,21 @@
-"""Two views of one scene: cameras, the fundamental matrix, its estimation from matches, and triangulation.
+"""Two views of one scene: the fundamental matrix, its estimation from matches, and triangulation.
 
-Everything follows from a pinhole camera, depth * (x, y, 1) = K (R X + t), and from one equation: the pixels x1 and x2
-of one point in two views satisfy x2^T F x1 = 0. Source: Hartley & Zisserman 2004, "Multiple View Geometry".
-
-All is torch, as in the rest of the course, but in float64: float32 would cost hundredths of a pixel. NumPy arrays and
-lists are taken too. Pixels (..., 2) are x to the right and y down, whole at a pixel's centre, and are never rounded;
-points of the world are (..., 3). Everything raises ValueError for another shape and for entries that are not finite.
+Everything follows from two pinhole cameras (in cameras.py, where also stands what arrays are) and from one equation:
+the pixels x1 and x2 of one point in two views satisfy x2^T F x1 = 0. Source: Hartley & Zisserman 2004, "Multiple View
+Geometry", chapters 9 to 12.
 """
 
 import math
 
 import torch
 
-_EYE = torch.eye(3, dtype=torch.float64)
+from course_utils.cameras import EYE, TINY, Camera, checked, homogeneous, pixels
+
+__all__ = ["Camera", "homogeneous", "pixels", "skew", "relative_pose", "essential", "fundamental"]
+__all__ += ["essential_from_fundamental", "epipole", "epipolar_line", "clip_line", "line_distance", "sampson_distance"]
+__all__ += ["normalising_transform", "eight_point", "ransac", "pose_candidates", "recover_pose", "triangulate"]
+
 N_EIGHT = 8  # matches that fix the nine entries of F up to scale
-TINY = 1e-10  # below this fraction of its scale a number is rounding error: float64 has 16 digits
-
-
-# ---- one camera ------------------------------------------------------------------------------------------------------
-
-
-class Camera:
-    """A pinhole camera: a point X of the world is at R X + t in the camera's frame, and its pixel is K of that.
-
-    K (3, 3): focal lengths and centre of the picture, in pixels; R (3, 3): a rotation; t (3,), in the world's unit.
-    The camera looks along z. Raises ValueError where K is singular or not upper triangular, or R is no rotation.
-    """
-
-    def __init__(self, K, R, t):
-        self.K, self.R, self.t = _array("K", K, (3, 3)), _array("R", R, (3, 3)), _array("t", t, (3,))
-        if self.K.tril(-1).any() or self.K[2, 2] != 1:
-            raise ValueError(f"K must be upper triangular and end in 1, not {self.K.tolist()}")
-        if self.K.diagonal().abs().min() <= TINY * self.K.abs().max():
-            raise ValueError(f"K is singular: a focal length is 0 in {self.K.tolist()}")
-        if not (torch.allclose(self.R @ self.R.T, _EYE, rtol=0, atol=1e-6) and torch.linalg.det(self.R) > 0):
-            raise ValueError(f"R is no rotation: R R^T is not 1 or det R is not 1 for {self.R.tolist()}")
-
-    @property
-    def P(self):
-        """The projection matrix K [R t], (3, 4)."""
-        return self.K @ torch.column_stack([self.R, self.t])
-
-    @property
-    def centre(self):
-        """Where the camera stands in the world, (3,): the point that is at 0 in its frame."""
-        return -self.R.T @ self.t
-
-    def depth(self, X):
-        """z in the camera's frame of points X (..., 3), not the distance along the ray: (...,)."""
-        return self._in_frame(X)[..., 2]
-
-    def project(self, X):
-        """The pixels (..., 2) of points X (..., 3). Raises ValueError where a point does not lie before the camera."""
-        X = self._in_frame(X)
-        behind = X[..., 2] <= 0
-        if behind.any():
-            raise ValueError(
-                f"{behind.sum()} of {behind.numel()} points lie behind the camera (depth <= 0): no picture"
-            )
-        return pixels(X @ self.K.T)
-
-    def back_project(self, x, depth):
-        """The points (..., 3) of the world at pixels x (..., 2) and depths z (...,).
-
-        They broadcast: one pixel (2,) and depths (D,) give the D points of its ray. Raises ValueError for depths <= 0.
-        """
-        x, depth = _array("x", x, (..., 2)), _array("depth", depth, (...,))
-        if (depth <= 0).any():
-            raise ValueError(f"depths must be positive; the smallest given is {depth.min():.6g}")
-        ray = homogeneous(x) @ torch.linalg.inv(self.K).T  # z = 1 on it
-        return (depth[..., None] * ray - self.t) @ self.R  # R^T (X - t): rows times R
-
-    def _in_frame(self, X):
-        return _array("X", X, (..., 3)) @ self.R.T + self.t
-
-
-def homogeneous(x):
-    """(..., D) -> (..., D + 1), with a 1 appended."""
-    x = torch.as_tensor(x, dtype=torch.float64)
-    return torch.cat([x, torch.ones_like(x[..., :1])], -1)
-
-
-def pixels(x):
-    """Homogeneous points (..., 3) -> pixels (..., 2). Raises ValueError for a point at infinity."""
-    x = _array("x", x, (..., 3))
-    if (x[..., 2].abs() <= 1e-15 * x.abs().amax(-1)).any():
-        raise ValueError("a point at infinity has no pixel: its third coordinate is 0")
-    return x[..., :2] / x[..., 2:]
 
 
 # ---- two cameras -----------------------------------------------------------------------------------------------------
@@ -94,7 +23,7 @@ def pixels(x):
 
 def skew(a):
     """The matrix of the cross product, skew(a) b = a x b: (..., 3) -> (..., 3, 3)."""
-    a = _array("a", a, (..., 3))
+    a = checked("a", a, (..., 3))
     x, y, z = a.unbind(-1)
     zero = torch.zeros_like(x)
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*a.shape, 3)
@@ -127,7 +56,7 @@ def fundamental(camera1, camera2):
 
 def essential_from_fundamental(F, K1, K2):
     """E = K2^T F K1 (3, 3), up to the same scale and sign as F."""
-    return _array("K2", K2, (3, 3)).T @ _array("F", F, (3, 3)) @ _array("K1", K1, (3, 3))
+    return checked("K2", K2, (3, 3)).T @ checked("F", F, (3, 3)) @ checked("K1", K1, (3, 3))
 
 
 def epipole(F):
@@ -135,7 +64,7 @@ def epipole(F):
 
     pixels(e) is its pixel, where it is finite; epipole(F.T) is the one in view 2.
     """
-    return torch.linalg.svd(_array("F", F, (3, 3)))[2][-1]
+    return torch.linalg.svd(checked("F", F, (3, 3)))[2][-1]
 
 
 # ---- lines -----------------------------------------------------------------------------------------------------------
@@ -147,7 +76,7 @@ def epipolar_line(F, x1):
     A line (a, b, c) holds the pixels with a x + b y + c = 0; a^2 + b^2 = 1, so that this sum is a distance in pixels.
     Raises ValueError for the epipole, whose partners are the whole picture.
     """
-    F, x1 = _array("F", F, (3, 3)), homogeneous(_array("x1", x1, (..., 2)))
+    F, x1 = checked("F", F, (3, 3)), homogeneous(checked("x1", x1, (..., 2)))
     line = x1 @ F.T
     length = torch.linalg.norm(line[..., :2], dim=-1, keepdim=True)
     rounding = 1e-12 * torch.linalg.norm(x1.abs() @ F[:2].abs().T, dim=-1, keepdim=True)
@@ -163,7 +92,7 @@ def clip_line(line, width, height):
     [0, height - 1]. A line that misses it, or only touches a corner, has none: (0, 2). Raises ValueError for a line
     without a direction.
     """
-    line = _array("line", line, (3,))
+    line = checked("line", line, (3,))
     a, b, c = line.tolist()
     length = math.hypot(a, b)
     if length == 0:
@@ -187,7 +116,7 @@ def clip_line(line, width, height):
 
 def line_distance(line, x):
     """The distance in pixels (...,) of pixels x (..., 2) from lines (..., 3)."""
-    line, x = _array("line", line, (..., 3)), _array("x", x, (..., 2))
+    line, x = checked("line", line, (..., 3)), checked("x", x, (..., 2))
     return (line * homogeneous(x)).sum(-1).abs() / torch.hypot(line[..., 0], line[..., 1])
 
 
@@ -197,7 +126,7 @@ def sampson_distance(F, x1, x2):
     To first order it is the least movement of both pixels that would fulfil it (Hartley & Zisserman 2004, 11.4.3; they
     give its square).
     """
-    F, x1, x2 = _array("F", F, (3, 3)), _array("x1", x1, (..., 2)), _array("x2", x2, (..., 2))
+    F, x1, x2 = checked("F", F, (3, 3)), checked("x1", x1, (..., 2)), checked("x2", x2, (..., 2))
     line2, line1 = homogeneous(x1) @ F.T, homogeneous(x2) @ F
     gradient = ((line2[..., :2] ** 2).sum(-1) + (line1[..., :2] ** 2).sum(-1)).sqrt()
     return (line2 * homogeneous(x2)).sum(-1).abs() / gradient
@@ -211,7 +140,7 @@ def normalising_transform(x):
 
     Raises ValueError where all pixels are one.
     """
-    x = _array("x", x, ("N", 2))
+    x = checked("x", x, ("N", 2))
     centre = x.mean(0)
     distance = torch.linalg.norm(x - centre, dim=1).mean()
     if distance <= TINY * x.abs().max():
@@ -235,7 +164,7 @@ def eight_point(x1, x2, normalise=True):
     if spread <= TINY:
         raise ValueError(f"these {len(x1)} matches leave F open: {_why_open(x1, x2)}")
     if not normalise:
-        F, _ = _least_squares(x1, x2, _EYE, _EYE)
+        F, _ = _least_squares(x1, x2, EYE, EYE)
     return F
 
 
@@ -306,9 +235,9 @@ def _rounds_needed(share, confidence):
 
 def pose_candidates(E):
     """The four pairs R (3, 3), t (3,) that an essential matrix allows, with |t| = 1: the scale can't be known."""
-    U, _, Vt = torch.linalg.svd(_array("E", E, (3, 3)))
+    U, _, Vt = torch.linalg.svd(checked("E", E, (3, 3)))
     U, Vt = U * torch.linalg.det(U), Vt * torch.linalg.det(Vt)  # rotations; E's sign is free
-    W = skew(_EYE[2]) + torch.diag(_EYE[2])  # a quarter turn about z
+    W = skew(EYE[2]) + torch.diag(EYE[2])  # a quarter turn about z
     return [(U @ turn @ Vt, sign * U[:, 2]) for turn in (W, W.T) for sign in (1, -1)]
 
 
@@ -318,7 +247,7 @@ def recover_pose(E, K1, K2, x1, x2):
     Of the four candidates, the one with the most matches before both cameras. Raises ValueError where two have as many.
     """
     x1, x2 = _matches(x1, x2, at_least=1)
-    first = Camera(K1, _EYE, torch.zeros(3))
+    first = Camera(K1, EYE, torch.zeros(3))
     candidates = pose_candidates(E)
     in_front = []
     for R, t in candidates:
@@ -338,7 +267,7 @@ def triangulate(camera1, camera2, x1, x2, strict=True):
     Linear least squares (Hartley & Zisserman 2004, 12.2), exact for exact pixels. A point behind a camera or at
     infinity is refused: with ValueError, or with NaN where `strict` is False.
     """
-    x1, x2 = _array("x1", x1, (..., 2)), _array("x2", x2, (..., 2))
+    x1, x2 = checked("x1", x1, (..., 2)), checked("x2", x2, (..., 2))
     if x1.shape != x2.shape:
         raise ValueError(
             f"x1 has shape {tuple(x1.shape)} and x2 {tuple(x2.shape)}; give one pixel in each view for every point"
@@ -360,28 +289,8 @@ def triangulate(camera1, camera2, x1, x2, strict=True):
     return X.where(~refused[..., None], math.nan)
 
 
-# ---- what is given ---------------------------------------------------------------------------------------------------
-
-
-def _array(name, value, shape):
-    """The value as float64, of this shape; `...` stands for any number of axes, a string for an axis of any length."""
-    try:
-        array = torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} is no array of numbers: {error}") from None
-    fixed = shape[1:] if shape[0] is ... else shape
-    right = array.ndim == len(fixed) or (shape[0] is ... and array.ndim > len(fixed))
-    sizes = array.shape[array.ndim - len(fixed) :]
-    if not right or any(isinstance(n, int) and n != size for n, size in zip(fixed, sizes, strict=True)):
-        said = ", ".join("..." if n is ... else str(n) for n in shape) + ("," if len(shape) == 1 else "")
-        raise ValueError(f"{name} has shape {tuple(array.shape)}; it must be ({said})")
-    if not array.isfinite().all():
-        raise ValueError(f"{name} has entries that are not finite (NaN or infinity)")
-    return array
-
-
 def _matches(x1, x2, at_least=N_EIGHT):
-    x1, x2 = _array("x1", x1, ("N", 2)), _array("x2", x2, ("N", 2))
+    x1, x2 = checked("x1", x1, ("N", 2)), checked("x2", x2, ("N", 2))
     if len(x1) != len(x2):
         raise ValueError(f"{len(x1)} points in view 1 and {len(x2)} in view 2: matches come in pairs")
     if len(x1) < at_least:

@@ -21,7 +21,8 @@ from course_utils.geometry import (
     sampson_distance,
     triangulate,
 )
-from course_utils.temple import HEIGHT, PAR_FILE, WIDTH, Block, Drum, build, cast, parse_cameras, ring
+from course_utils.temple import PAR_FILE, parse_cameras
+from course_utils.temple_scene import HEIGHT, WIDTH, Block, Drum, _box, build, cast, ring
 
 DEPTHS = torch.linspace(0.4, 0.8, 81, dtype=torch.float64)
 
@@ -162,7 +163,7 @@ def test_features_found_in_the_pictures_lie_on_the_lines(temple):
 
 
 def test_a_block_against_the_slab_method():
-    block = temple_module._box([0, 1], [0, 2], [0, 3], "smooth")
+    block = _box([0, 1], [0, 2], [0, 3], "smooth")
     origin = np.array([0.5, 1, 10.0])
     rays = np.array([[0, 0, -1.0], [0, 0, 1], [0, 0.05, -1], [0, 1, -1], [0.04, 0, -0.5]])
     s = block.enter(origin, rays)
