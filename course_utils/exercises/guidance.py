@@ -868,7 +868,7 @@ def from_the_other_end(x0, q):
     return clipped_to(size_of(x0, 1 - q).clamp(min=1), x0)
 
 
-@dynamic_clip.misconception("x0 is clipped to [-1, 1] after it is divided by s twice: divide once.")
+@dynamic_clip.misconception("x0 is divided by s twice: clip to [-s, s], and divide once.")
 def divided_twice(x0, q):
     s = size_of(x0, q).clamp(min=1)
     return clipped_to(s, x0) / s
