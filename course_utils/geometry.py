@@ -156,7 +156,8 @@ def eight_point(x1, x2, normalise=True):
 
     Least squares of x2^T F x1 over the matches, then the nearest matrix of rank 2. `normalise` makes the pixels of
     order 1 first: without it the products, from 1 to 10^5, drown the small ones in noise. Raises ValueError for fewer
-    than 8 matches, and where they leave F open: points on a line or on a plane, or one repeated.
+    than 8 matches, and where they leave F open: points on a line or a plane, or one repeated. Only where they do so
+    exactly: noise hides it, and then an F comes out that means nothing.
     """
     x1, x2 = _matches(x1, x2)
     T1, T2 = normalising_transform(x1), normalising_transform(x2)
