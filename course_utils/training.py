@@ -163,7 +163,8 @@ def _pictures(net):
     return Denoiser(net, CosineSchedule(None), "v")
 
 
-# The models that ship, as they are made; `python -m course_utils.train NAME` trains them.
+WEIGHTS = Path(__file__).parent / "weights"
+# The models of the course, as they are made; `python -m course_utils.train NAME` trains them.
 PRETRAINED = {
     "mnist": lambda: _pictures(UNet(1, width=48, n_classes=10, patch=2)),
     "mnist_classifier": lambda: SmallClassifier(1, width=24),
@@ -186,13 +187,18 @@ PRETRAINED = {
 
 
 def load_pretrained(name):
-    """A model that ships with the course, in eval mode: a Denoiser ("mnist", "shapes", "cifar10"), or the classifier
-    that measures its pictures ("mnist_classifier", ...).
+    """A model that ships with the course, in eval mode: a Denoiser ("mnist"), or the classifier that measures what it
+    draws ("mnist_classifier").
 
-    Classes are the data set's labels, -1 the null class. Raises ValueError for another name, and where the file is
-    damaged.
+    Classes are the data set's labels, -1 the null class. Raises ValueError for another name and where the file is
+    damaged, FileNotFoundError for a model whose weights do not ship yet.
     """
     if name not in PRETRAINED:
         raise ValueError(f"there is no pretrained model {name!r}; there are {', '.join(PRETRAINED)}")
-    model = load(PRETRAINED[name](), Path(__file__).parent / "weights" / f"{name}.safetensors")
-    return model.eval().requires_grad_(False)
+    path = WEIGHTS / f"{name}.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"the weights of {name!r} do not ship with this version: `python -m course_utils.train {name}` trains "
+            f"them, and load(PRETRAINED[{name!r}](), path) reads them"
+        )
+    return load(PRETRAINED[name](), path).eval().requires_grad_(False)
