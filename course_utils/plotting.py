@@ -114,7 +114,7 @@ class Picture:
         self.image, self.alt, self.color = image, alt, color
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        png = _png(self.image if self.color else self.image.convert("L"))  # a third of the size
+        png = _png(self.image if self.color else self.image.convert("L"))  # nearly a third smaller
         kind = "picture photo" if self.color else "picture"  # the site turns no photo's colours over in the dark
         html = (
             f'<img class="{kind}" alt="{escape(self.alt, quote=True)}" width="{round(self.image.width / _DENSITY)}" '
