@@ -917,8 +917,8 @@ plt.show()
 # %% [markdown]
 # *Agreement*: of 100 digits, how many does a classifier take for what was asked? It was trained on real digits only.
 #
-# **Look:** in one stride you get the mean again, and the classifier, which has never seen a blurred digit, is lost. From
-# two strides on nearly all digits are what was asked for. Sixteen look like handwriting. We had 200.
+# **Look:** in one stride you get the mean again, and the classifier, which has never seen a blurred digit, is lost.
+# From two strides on nearly all digits are what was asked for. Sixteen look like handwriting. We had 200.
 #
 # **What looks odd:** after two strides agreement is about as high as it gets, and the pictures are still smudged. With
 # more strides it may even fall.
@@ -926,8 +926,8 @@ plt.show()
 # <details><summary>An answer</summary>
 #
 # Agreement asks one thing only: can the class be told? A typical digit always passes, and few strides draw typical
-# digits: they stop near the mean. More strides bring out handwriting, odd hands included. Agreement sees neither variety
-# nor beauty. The chapter adds a second number, and shows
+# digits: they stop near the mean. More strides bring out handwriting, odd hands included. Agreement sees neither
+# variety nor beauty. The chapter adds a second number, and shows
 # [how both can be fooled](../../book/ddpm_mnist.md#picture-metrics).
 #
 # </details>
