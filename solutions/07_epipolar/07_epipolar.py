@@ -331,8 +331,8 @@ grade("epipolar.skew", skew)
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# The rows are $(0, -z, y)$, $(z, 0, -x)$, $(-y, x, 0)$. `torch.stack` of nine numbers and `.reshape(3, 3)` keep
-# `a`'s dtype; `torch.tensor([...])` of tensors would make it float32.
+# The rows are $(0, -z, y)$, $(z, 0, -x)$, $(-y, x, 0)$. `x, y, z = a` takes `a` apart, and
+# `torch.tensor([[...], [...], [...]], dtype=a.dtype)` makes a matrix of nine numbers.
 #
 # </details>
 
@@ -498,7 +498,7 @@ print(f"the largest |x4^T F x1| of {len(x1)} exact matches: {residual:.0e}")
 print(f"singular values of F: {', '.join(f'{s:.2g}' for s in torch.linalg.svdvals(F))}")
 
 # %% [markdown]
-# **Look:** a dark valley, exactly below the white dots of Exercise 7.3. Those came from 41 depths; the valley knows of
+# **Look:** a dark valley, right under the white dots of Exercise 7.3. Those came from 41 depths; the valley knows of
 # none. And the third singular value is 0: the rank 2 of $[t]_\times$, still there.
 #
 # ### Exercise 7.7: Where the other picture shows it
@@ -719,7 +719,7 @@ plt.show()
 
 # %% [markdown]
 # **Look:** in pixels the columns differ by a factor of 100,000. Least squares then fits the large ones and hardly
-# notices the small ones, in which half of $F$ lives. Normalised, all nine are of one size.
+# notices the small ones. Normalised, all nine are of one size.
 #
 # ### Exercise 7.10: F from eight matches or more
 #
@@ -802,7 +802,7 @@ noisy1, noisy4 = (v[fifty] + 2 * torch.randn(50, 2, generator=generator, dtype=t
 good, plain = fit(noisy1, noisy4), geometry.eight_point(noisy1, noisy4, normalise=False)
 _, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained", gridspec_kw={"width_ratios": [1.25, 1.25, 1]})
 for ax, estimated, title in ((axes[0], good, "normalised"), (axes[1], plain, "not normalised")):
-    show_view(view4, ax, f"{title}: {off(estimated):.1f} pixels off")
+    show_view(view4, ax, f"{title}: {off(estimated):.2f} pixels off")
     for i, color in zip(chosen, palette, strict=False):
         draw_line(lines_of(estimated, x1[i][None])[0], ax, color=color, halo=False)
         draw_point(x4[i], ax, color=color, size=8)
@@ -847,7 +847,7 @@ F_all, (F_robust, agree) = fit(given1, given4), robust_fit(given1, given4)
 
 _, axes = plt.subplots(1, 2, figsize=(9.4, 3.6), layout="constrained")
 for ax, estimated, title in ((axes[0], F_all, "all matches"), (axes[1], F_robust, "RANSAC")):
-    show_view(view4, ax, f"{title}: {off(estimated):.1f} pixels off")
+    show_view(view4, ax, f"{title}: {off(estimated):.2f} pixels off")
     for i, color in zip(chosen, palette, strict=False):
         draw_line(lines_of(estimated, x1[i][None])[0], ax, color=color, halo=False)
         draw_point(x4[i], ax, color=color, size=8)
@@ -948,7 +948,7 @@ for ax, column, title in ((axes[0], 1, "from above"), (axes[1], 0, "from the sid
     ax.set_aspect("equal", adjustable="datalim")
 axes[0].set(xlabel="to the side", ylabel="depth")
 axes[1].set(xlabel="depth", ylabel="upwards")
-axes[0].legend(fontsize=8)
+axes[1].legend(fontsize=8)
 plt.show()
 print(f"depths as computed, {X[:, 2].min():.2f} to {X[:, 2].max():.2f}, are in units of the baseline: the cameras'")
 print(f"distance, {baseline:.3f}, is not in the pictures. The picture above is multiplied by it.")
@@ -956,8 +956,8 @@ if len(X) == len(exact):
     print(f"points off by {(baseline * X - exact).norm(dim=1).median():.4f} (median), at depths of about 0.56")
 
 # %% [markdown]
-# **Look:** the plan and the side of a temple, from two flat pictures and their matches. The shape is right. Two things
-# are not.
+# **Look:** a temple from above and from the side, out of two flat pictures and their matches. The shape is right. Two
+# things are not.
 #
 # - The *size* is not in the data: a doll's temple seen from nearby gives the same pictures.
 # - The blue points are a little off as a whole, though the lines fit to a fraction of a pixel. Through such a long
@@ -1182,7 +1182,7 @@ figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained", grids
 show_view(view1, axes[0], "view 1")
 for ax, color, (name, spot) in zip(axes[1:], (GREEN, ORANGE), spots.items(), strict=True):
     draw_point(spot, axes[0], color=color)
-    axes[0].annotate(name, spot.tolist(), (12, -12), textcoords="offset points", color="white", fontsize=12)
+    axes[0].annotate(name, spot.tolist(), (12, -12), textcoords="offset points", color="white", fontsize=13)
     likelihood = torch.exp(-misfit(spot) / (2 * 0.025**2))
     likelihood = likelihood / likelihood.sum()
     truth, mean = temple.depth(0)[int(spot[1]), int(spot[0])], likelihood @ grid
