@@ -7,23 +7,20 @@ a notebook shows as a cell's result; it carries a text for those who do not see 
 Here alone images leave [-1, 1]. Grey ones are drawn as ink on paper, -1 white and 1 black: MNIST's numbers are ink.
 """
 
-import base64
-import hashlib
-import io
 import math
 import re
 from functools import cache, partial
-from html import escape
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 
+from course_utils.films import DENSITY, DPI, Animation, Picture, check_alt, chosen_frames, frame_of
+
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A8A8A"
 DATA, MODEL = BLUE, ORANGE  # samples of the data, samples of a model
 SHADE = LinearSegmentedColormap.from_list("shade", ["#FFFFFF", "#C9D3DF", "#7F93AB"])
-_DPI, _DENSITY = 160, 1.6  # of what is drawn as a film or a Picture: dots an inch, and dots for a pixel of the screen
 LIMIT = 3.0  # standardised data and the prior both lie within +-LIMIT
 
 
@@ -101,69 +98,10 @@ def image_grid(images, alt, columns=None, titles=None, rows=None, zoom=None):
     Raises ValueError for an empty alt, another number of titles, no images, or another number of channels.
     """
     images = _pictures(images)
-    _said(alt, "a picture")
+    check_alt(alt, "a picture")
     figure, show = _image_figure(images, columns, titles, rows, zoom)
     show(images)
-    return Picture(_frame(figure), alt, color=images.shape[1] == 3)
-
-
-class Picture:
-    """A picture with its text, in a notebook and on the site."""
-
-    def __init__(self, image, alt, color=False):
-        self.image, self.alt, self.color = image, alt, color
-
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        png = _png(self.image if self.color else self.image.convert("L"))  # nearly a third smaller
-        kind = "picture photo" if self.color else "picture"  # the site turns no photo's colours over in the dark
-        html = (
-            f'<img class="{kind}" alt="{escape(self.alt, quote=True)}" width="{round(self.image.width / _DENSITY)}" '
-            f'style="max-width: 100%; height: auto" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        )
-        return {"text/html": html, "image/png": png, "text/plain": f"[picture: {self.alt}]"}
-
-
-class Animation:
-    """A film with a play button and a slider, in a notebook and on the site; where scripts are off, a still."""
-
-    def __init__(self, frames, alt, seconds, still, color=False):
-        self.frames, self.alt, self.seconds, self.still, self.color = frames, alt, seconds, still, color
-
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        png = _png(self.frames[self.still])
-        return {"text/html": self.to_html(), "image/png": png, "text/plain": f"[animation: {self.alt}]"}
-
-    def to_html(self):
-        """All frames in one picture of which the page shows a part: it needs no file beside the page."""
-        from PIL import Image
-
-        n, (width, height) = len(self.frames), self.frames[0].size
-        columns = math.ceil(math.sqrt(n))
-        rows = math.ceil(n / columns)
-        sheet = Image.new("RGB", (columns * width, rows * height), "white")
-        for i, frame in enumerate(self.frames):
-            sheet.paste(frame, (i % columns * width, i // columns * height))
-        webp = io.BytesIO()
-        sheet.save(webp, "WEBP", quality=50, method=4)
-        picture = base64.b64encode(webp.getvalue()).decode()
-        values = {
-            "ID": "film-" + hashlib.sha256(webp.getvalue()).hexdigest()[:10],
-            "ALT": escape(self.alt, quote=True),
-            "CLASS": "film-screen photo" if self.color else "film-screen",
-            "WIDTH": round(width / _DENSITY),
-            "RATIO": f"{width} / {height}",
-            "SIZE": f"{columns * 100}% {rows * 100}%",
-            "POSITION": _position(self.still, columns, rows),
-            "STILL": self.still,
-            "LAST": n - 1,
-            "POSITIONS": str([_position(i, columns, rows) for i in range(n)]),
-            "DELAY": round(1000 * self.seconds / n),
-            "PICTURE": picture,
-        }
-        html = _FILM
-        for name, value in values.items():
-            html = html.replace(f"@{name}@", str(value))
-        return html
+    return Picture(frame_of(figure), alt, color=images.shape[1] == 3)
 
 
 def animate(path, alt, truth=None, titles=None, color=MODEL, seconds=4.0, n_frames=40, still=-1, limit=LIMIT):
@@ -173,13 +111,13 @@ def animate(path, alt, truth=None, titles=None, color=MODEL, seconds=4.0, n_fram
     `still` is the frame that print and pages without scripts show. Returns an Animation, shown as a cell's result.
     Raises ValueError for an empty alt, n_frames < 2, and another number of truths or titles than of states.
     """
-    _said(alt, "an animation")
+    check_alt(alt, "an animation")
     states = _states(path)
-    chosen = _chosen(len(states), n_frames)
+    chosen = chosen_frames(len(states), n_frames)
     truths = _each("truths", truth, len(states), "states")
     titles = _each("titles", titles and list(titles), len(states), "states")
     density = cache(partial(_density, limit=limit))  # one picture is often behind many frames
-    figure = plt.figure(figsize=(3.6, 3.8), dpi=_DPI, layout="constrained")
+    figure = plt.figure(figsize=(3.6, 3.8), dpi=DPI, layout="constrained")
     frames = []
     try:
         ax = _square(figure.add_subplot(), titles[0], limit)
@@ -194,7 +132,7 @@ def animate(path, alt, truth=None, titles=None, color=MODEL, seconds=4.0, n_fram
                 background.autoscale()
             if titles[i]:
                 ax.set_title(titles[i], fontsize=10)
-            frames.append(_frame(figure))
+            frames.append(frame_of(figure))
     finally:
         plt.close(figure)  # or the notebook would show it below the film, or below the error
     return Animation(frames, alt, seconds, range(len(frames))[still])
@@ -205,18 +143,18 @@ def animate_images(path, alt, columns=None, titles=None, rows=None, zoom=None, s
 
     `titles` has one for each state; the other arguments are image_grid's and animate's, and so are the errors.
     """
-    _said(alt, "an animation")
+    check_alt(alt, "an animation")
     states = _enough([_pictures(x) for x in path])
     for i, x in enumerate(states):
         if x.shape != states[0].shape:
             raise ValueError(f"state {i} has shape {x.shape}, the first {states[0].shape}: they must be equal")
-    chosen = _chosen(len(states), n_frames)
+    chosen = chosen_frames(len(states), n_frames)
     titles = _each("titles", titles and list(titles), len(states), "states")
     figure, show = _image_figure(states[0], columns, None, rows, zoom, headline=any(titles))
     frames = []
     for i in chosen:
         show(states[i], titles[i])
-        frames.append(_frame(figure))
+        frames.append(frame_of(figure))
     return Animation(frames, alt, seconds, range(len(frames))[still], color=states[0].shape[1] == 3)
 
 
@@ -248,8 +186,8 @@ def _image_figure(images, columns, titles, rows, zoom, headline=False):
     n, _, height, width = images.shape
     columns = _columns(columns, n)
     n_rows = -(-n // columns)
-    dots = max(1, round((zoom or min(56, 740 / columns)) * _DENSITY / width))
-    length = lambda screen: math.ceil(screen * _DENSITY / dots)  # noqa: E731  in pixels of the images
+    dots = max(1, round((zoom or min(56, 740 / columns)) * DENSITY / width))
+    length = lambda screen: math.ceil(screen * DENSITY / dots)  # noqa: E731  in pixels of the images
     if titles is not None and len(titles) != columns:
         titles = _each("titles", list(titles), n, "images")
     titles = list(titles or [])
@@ -262,7 +200,7 @@ def _image_figure(images, columns, titles, rows, zoom, headline=False):
     top = head + (length(20) if headline else 0)
     sheet_width, sheet_height = columns * (width + gap) - gap, n_rows * (height + below) - below
     size = left + sheet_width + 2, top + sheet_height + 2
-    figure = Figure(figsize=[side * dots / _DPI for side in size], dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=[side * dots / DPI for side in size], dpi=DPI, facecolor="white")
     ax = figure.add_axes((0, 0, 1, 1), xlim=(-left - 1, sheet_width + 1), ylim=(sheet_height + 1, -top - 1))
     ax.axis("off")
     words = {"fontsize": 8, "color": "black"}
@@ -281,38 +219,6 @@ def _image_figure(images, columns, titles, rows, zoom, headline=False):
         line.set_text(headline or "")
 
     return figure, show
-
-
-def _position(i, columns, rows):
-    column, row = i % columns, i // columns
-    return f"{100 * column / max(columns - 1, 1):.4g}% {100 * row / max(rows - 1, 1):.4g}%"
-
-
-_FILM = """<figure class="film" id="@ID@" style="width: @WIDTH@px; max-width: 100%; margin: 0">
-<div class="@CLASS@" role="img" aria-label="@ALT@" style="aspect-ratio: @RATIO@; background: #fff
- url(data:image/webp;base64,@PICTURE@) @POSITION@ / @SIZE@; print-color-adjust: exact"></div>
-<div class="film-controls" hidden style="display: none; gap: .6em; align-items: center">
-<button type="button" style="min-width: 5em">Play</button>
-<input type="range" min="0" max="@LAST@" value="@STILL@" aria-label="Time" style="flex: 1">
-</div>
-<script>(() => {
-  const film = document.getElementById("@ID@"), screen = film.querySelector(".film-screen");
-  const controls = film.querySelector(".film-controls"), button = film.querySelector("button");
-  const slider = film.querySelector("input"), positions = @POSITIONS@;
-  let timer = null;
-  const show = i => { slider.value = i; screen.style.backgroundPosition = positions[i]; };
-  const label = playing => { button.textContent = playing ? "Pause" : "Play"; };
-  const stop = () => { clearInterval(timer); timer = null; label(false); };
-  const play = () => { if (+slider.value >= @LAST@) show(0); label(true);
-    timer = setInterval(() => +slider.value >= @LAST@ ? stop() : show(+slider.value + 1), @DELAY@); };
-  controls.hidden = false; controls.style.display = "flex";
-  button.onclick = () => timer ? stop() : play();
-  slider.oninput = () => { stop(); show(+slider.value); };
-  if (!matchMedia("(prefers-reduced-motion: reduce)").matches && "IntersectionObserver" in window)
-    new IntersectionObserver((seen, watch) => { if (seen[0].isIntersecting) { watch.disconnect(); show(0); play(); } },
-      { threshold: 0.6 }).observe(screen);
-})()</script>
-</figure>"""
 
 
 def _square(ax, title, limit):
@@ -342,36 +248,6 @@ def _enough(states):
     if len(states) < 2:
         raise ValueError(f"a path from noise to samples needs at least two states, not {len(states)}")
     return states
-
-
-def _said(alt, what):
-    if not alt:
-        raise ValueError(f"{what} needs an alt text: a sentence that says what it shows")
-
-
-def _chosen(n_states, n_frames):
-    """Which states a film shows: the first, the last, and others evenly between."""
-    if n_frames < 2:
-        raise ValueError(f"n_frames = {n_frames}; a film has at least two frames")
-    return np.unique(np.linspace(0, n_states - 1, min(n_frames, n_states)).round().astype(int))
-
-
-def _frame(figure):
-    """What the figure shows now, as a PIL image."""
-    from PIL import Image
-
-    if not hasattr(figure.canvas, "buffer_rgba"):  # a figure that pyplot does not know
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-        FigureCanvasAgg(figure)
-    figure.canvas.draw()
-    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
-
-
-def _png(image):
-    png = io.BytesIO()
-    image.save(png, "PNG", optimize=True)
-    return png.getvalue()
 
 
 def _gaps(x):

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from matplotlib.patheffects import withStroke
 
+from course_utils.films import DPI, Animation, check_alt, chosen_frames, frame_of, png
 from course_utils.geometry import clip_line, epipolar_line, fundamental, relative_pose
-from course_utils.plotting import _DPI, BLUE, GREY, ORANGE, Animation, _chosen, _frame, _png, _said
+from course_utils.plotting import BLUE, GREY, ORANGE
 
 HALO = [withStroke(linewidth=4, foreground="white")]  # keeps a thin line visible on any photograph
 
@@ -94,12 +95,12 @@ def turntable(X, colors, alt, turn=None, n_frames=30, seconds=6.0, size=6, title
 
     `colors` is (N, 3), from 0 to 1. Nearer points are drawn over further ones, in parallel projection.
     """
-    _said(alt, "an animation")
+    check_alt(alt, "an animation")
     X = torch.as_tensor(X, dtype=torch.float64)
     X = (X - X.median(0).values) @ (torch.eye(3, dtype=X.dtype) if turn is None else turn).T
     X, colors = X.numpy(), np.asarray(colors)
     side, tall = np.hypot(X[:, 0], X[:, 1]).max() * 1.05, np.abs(X[:, 2]).max() * 1.08
-    figure = plt.figure(figsize=(3.2, 3.2 * tall / side + (0.3 if title else 0)), dpi=_DPI, layout="constrained")
+    figure = plt.figure(figsize=(3.2, 3.2 * tall / side + (0.3 if title else 0)), dpi=DPI, layout="constrained")
     frames = []
     try:
         ax = figure.add_subplot(aspect="equal", xlim=(-side, side), ylim=(-tall, tall), xticks=[], yticks=[])
@@ -107,14 +108,14 @@ def turntable(X, colors, alt, turn=None, n_frames=30, seconds=6.0, size=6, title
         if title:
             ax.set_title(title, fontsize=10)
         cloud = ax.scatter([], [], s=size, linewidths=0)
-        for i in _chosen(n_frames, n_frames):
+        for i in chosen_frames(n_frames, n_frames):
             angle = 2 * np.pi * i / n_frames
             across = X[:, 0] * np.cos(angle) - X[:, 1] * np.sin(angle)
             away = X[:, 0] * np.sin(angle) + X[:, 1] * np.cos(angle)
             order = np.argsort(-away)
             cloud.set_offsets(np.column_stack([across, X[:, 2]])[order])
             cloud.set_facecolor(colors[order])
-            frames.append(_frame(figure))
+            frames.append(frame_of(figure))
     finally:
         plt.close(figure)
     return Animation(frames, alt, seconds, 0, color=True)
@@ -130,7 +131,7 @@ class TwoViews:
     """
 
     def __init__(self, images, cameras, x, depths, alt, names=("view 1", "view 2"), step=0.005):
-        _said(alt, "a pair of views")
+        check_alt(alt, "a pair of views")
         self.images, self.cameras, self.depths, self.alt = list(images), list(cameras), list(depths), alt
         self.x, self.names, self.step = [round(v) for v in _pair(x)], names, step
         if len(self.images) != 2 or len(self.cameras) != 2 or len(self.depths) < 2:
@@ -198,7 +199,7 @@ class TwoViews:
             draw_point(self.x, axes[0])
             draw_line(epipolar_line(self.F, self.x), axes[1], self.width, self.height)
             axes[1].plot(*self.partners.T, "o", color="white", markeredgecolor=BLUE, markersize=4)
-            return _png(_frame(figure))
+            return png(frame_of(figure))
         finally:
             plt.close(figure)
 

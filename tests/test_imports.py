@@ -41,4 +41,4 @@ TEACHING = "schedules denoiser mixtures samplers guidance losses models training
 def test_the_core_fits_in_a_head():
     lines = {path.stem: len(path.read_text().splitlines()) for path in CORE}
     assert sum(lines.get(name, 0) for name in TEACHING) <= 1600, lines
-    assert max(lines.values()) <= 300, lines
+    assert max(lines.values()) <= 350, lines
