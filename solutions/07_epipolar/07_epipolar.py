@@ -89,8 +89,8 @@ plt.show()
 def project(K, R, t, X):
     """The pixels (N, 2) of world points X (N, 3), not rounded."""
     ### BEGIN SOLUTION
-    x = (X @ R.T + t) @ K.T
-    return x[:, :2] / x[:, 2:]
+    x, y, z = ((X @ R.T + t) @ K.T).T
+    return torch.stack([x / z, y / z], dim=1)
     ### END SOLUTION
 
 
@@ -446,8 +446,10 @@ plt.show()
 def fundamental(K1, R1, t1, K2, R2, t2):
     """F (3, 3) with x2^T F x1 = 0 for the pixels (column, row, 1) of one world point. Any scale and sign will do."""
     ### BEGIN SOLUTION
-    R, t = relative_pose(R1, t1, R2, t2)
-    return torch.linalg.inv(K2).T @ skew(t) @ R @ torch.linalg.inv(K1)
+    R = R2 @ R1.T
+    t = t2 - R @ t1
+    t_cross = torch.stack([torch.linalg.cross(t, e) for e in torch.eye(3, dtype=t.dtype)], dim=1)  # or your skew(t)
+    return torch.linalg.inv(K2).T @ t_cross @ R @ torch.linalg.inv(K1)
     ### END SOLUTION
 
 
