@@ -730,8 +730,8 @@ path = sample(net, y, scale=2)  # twice the label's say; more about that in part
 image_grid(path[-1], alt="Ten digits that the network drew, from 0 to 9; most can be read.", titles=y.tolist())
 
 # %% [markdown]
-# **Look:** out of noise, by what you wrote, and each was asked for by its number. Not all are beautiful: half a minute
-# of training is not much. Most can be read.
+# **Look:** out of noise, by what you wrote, and each was asked for by its number. Not all are beautiful, and some
+# strokes have gaps: half a minute of training is not much. Most can be read.
 #
 # Here is how they came about. Above: the state $x_k$. Below: the guess $\hat x_0$ that goes with it.
 
@@ -956,9 +956,9 @@ image_grid(
 )
 
 # %% [markdown]
-# **Look:** at scale 0 any digit comes, whatever was asked for. At 1 the labels are heard, and the drawing is poor. With
-# larger scales more and more digits are what they should be, bolder and more alike: guidance pays with variety. You saw
-# scale 2 in part 4.
+# **Look:** at scale 0 any digit comes, whatever was asked for. At 1 the labels are heard, but the drawing is poor. At 2
+# nearly all are what they should be; that is the scale you used in part 4. Beyond that they only get bolder and more
+# alike: guidance pays with variety.
 
 # %% [markdown]
 # ## 6. Find the bug
@@ -1007,7 +1007,7 @@ def compare_networks(loss, title):
     x0, best = gaussian_pictures(0.3, 0.5, fine)
     ks = torch.arange(25, 1001, 75)
     _, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
-    nets = {"the best possible": (best, BLUE, "-"), "always 0": (lambda x, t: torch.zeros_like(x), GREY, "--")}
+    nets = {"the best possible": (best, BLUE, "-"), "always 0": (lambda x, t, _=None: torch.zeros_like(x), GREY, "--")}
     for name, (net, color, line) in nets.items():
         values = [loss(net, x0, torch.full((len(x0),), k), fine).item() for k in ks]
         ax.plot(ks, values, line, color=color, label=f"{name}: mean {np.mean(values):.2f}")
@@ -1226,7 +1226,7 @@ def in_strides(sampler, n=100):
 
 ask_the_oracle(in_strides(broken_strides), 0.3, 0.5, "the broken strides")
 grainy = draw_digits(in_strides(broken_strides, 50), alpha_bar)
-image_grid(grainy, alt="TO BE WRITTEN", titles=y.tolist())
+image_grid(grainy, alt="Ten digits that can only be guessed behind strong noise.", titles=y.tolist())
 
 
 # %% solution="fix_the_strides"
@@ -1276,16 +1276,16 @@ mended = working("ddpm_mnist.fix_the_strides", globals())
 ask_the_oracle(in_strides(mended), 0.3, 0.5, "the mended strides")
 image_grid(
     torch.cat([grainy, draw_digits(in_strides(mended, 50), alpha_bar)]),
-    alt="Two rows of ten digits. Above, with grain; below, clean.",
+    alt="Two rows of ten digits. Above, lost in strong noise; below, clean.",
     columns=10,
     titles=y.tolist(),
     rows=["broken", "mended"],
 )
 
 # %% [markdown]
-# **Look:** now the mean is right. The width is a little below 0.5; that is no bug, but the price of strides that Lab 3
-# showed as well: the variance is that of a step whose $x_0$ is *known*, and a guess is not knowledge. With more strides
-# it goes away.
+# **Look:** now the mean is right. The width, 0.48, is a little below 0.5. That is no bug, but the price of strides that
+# Lab 3 showed as well: the variance is that of a step whose $x_0$ is *known*, and a guess is not knowledge. With more
+# strides it goes away.
 
 # %% [markdown]
 # ## 7. In your own words
