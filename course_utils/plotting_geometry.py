@@ -81,10 +81,11 @@ def draw_cameras(cameras, ax, numbers=None, size=0.05, turn=None, colors=GREY, p
             ax.text(*outwards.tolist(), str(numbers[i]), color=color, fontsize=8, ha="center", va="center")
 
 
-def equal_box(ax, X, zoom=1.0):
-    """3D axes without walls in which the points X (N, 3) fill a box of one scale in all directions."""
+def equal_box(ax, X, zoom=1.0, margin=0.08):
+    """3D axes without walls and of one scale, around points X (N, 3) and a margin (a share of their extent)."""
     X = torch.as_tensor(X)
     low, high = X.min(0).values, X.max(0).values
+    low, high = low - margin * (high - low).max(), high + margin * (high - low).max()
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
     ax.set_box_aspect(tuple((high - low).clamp(min=1e-9).tolist()), zoom=zoom)
     ax.set_axis_off()
