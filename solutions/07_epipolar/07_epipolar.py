@@ -1038,7 +1038,8 @@ try_out(broken_line, "broken")
 # picture's centre.)
 #
 # In the left picture, everything looks fine! Only the numbers don't: half a pixel is too small to see, and what lies
-# outside the picture isn't drawn. In the right one, nothing is drawn at all. Three symptoms, three faults.
+# outside the picture isn't drawn. In the right one, the true line (white) stays without a single orange pixel. Three
+# symptoms, three faults.
 #
 # Copy the program into the cell below and mend it.
 
@@ -1071,7 +1072,7 @@ grade("epipolar.fix_the_line", fix_the_line)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Pixels outside: a picture has four borders. Nothing drawn: print `F[2, 2]` of the second scene.
+# Pixels outside: a picture has four borders. No pixel at all: print `F[2, 2]` of the second scene.
 #
 # </details>
 # <details><summary>Hint 3</summary>
