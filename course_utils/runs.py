@@ -1,8 +1,8 @@
 """A training run that can be stopped, killed and shared, and that ends the same.
 
 Everything random is a function of the seed and the step: the order of the pictures, the times (a Sobol sequence), the
-noise. A run that was killed and goes on therefore draws what it would have drawn, and so do several processes, each of
-which takes its share of the same batch. ``python -m course_utils.train`` is the command.
+noise, what dropout drops. A run that was killed and goes on therefore draws what it would have drawn, and so do several
+processes, each of which takes its share of the same batch. ``python -m course_utils.train`` is the command.
 """
 
 import contextlib
@@ -65,6 +65,11 @@ class Diffusion:
     def net(self):
         return self.model.net
 
+    def example(self):
+        """What the network is called with, for one picture."""
+        x = data.to_float(self.train[0][:1])
+        return x, torch.full((1,), 0.5, device=x.device)
+
     @torch.no_grad()
     def validate(self, model):
         """The loss on the test pictures with the same times, noise and dropped labels each time."""
@@ -99,31 +104,47 @@ class Classification:
     def net(self):
         return self.model
 
+    def example(self):
+        return (data.to_float(self.train[0][:1]),)
+
     def validate(self, model):
         images, labels = self.test
         return {"accuracy": classifier_accuracy(model, data.to_float(images), labels)}
 
 
 class Run:
-    """A training run: what it learns, how far it has come, and its folder."""
+    """A training run: what it learns, how far it has come, and its folder.
+
+    Raises ValueError where the processes cannot share a batch equally: the mean of their gradients is the batch's only
+    if they can.
+    """
 
     def __init__(self, task, out, steps, batch_size, lr, ema_decay, epoch_steps, autocast=False, compiled=False):
         self.task, self.out = task, Path(out)
-        self.steps, self.batch_size, self.lr, self.epoch_steps = steps, batch_size, lr, epoch_steps
+        self.steps, self.lr, self.epoch_steps = steps, lr, epoch_steps
+        self.batch_size = min(batch_size, len(task.train[0]))
         self.autocast, self.compiled = autocast, compiled
         self.average = ema_model(task.model, ema_decay)
         self.optimizer = torch.optim.AdamW(task.model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.99))
         self.step, self.seconds, self.history = 0, 0.0, []
         self.epoch_loss = torch.zeros((), device=next(task.model.parameters()).device)  # the sum since it began
         self.rank, self.world = (distributed.get_rank(), distributed.get_world_size()) if in_group() else (0, 1)
-        self.settings = dict(steps=steps, batch_size=batch_size, lr=lr, ema_decay=ema_decay, seed=task.seed)
+        if self.batch_size % self.world:
+            raise ValueError(f"{self.world} processes cannot share a batch of {self.batch_size} pictures equally")
+        self.settings = dict(
+            parameters=sum(p.numel() for p in task.model.parameters()), pictures=len(task.train[0]),
+            epochs=steps // epoch_steps, batch_size=batch_size, lr=lr, ema_decay=ema_decay, seed=task.seed,
+        )  # fmt: skip
 
     @property
     def checkpoint(self):
         return self.out / "checkpoint.pt"
 
     def save_checkpoint(self):
-        """Write the state of the run; a kill in the middle leaves the checkpoint before as it was."""
+        """Write the state of the run; a kill in the middle leaves the checkpoint before as it was.
+
+        Raises OSError where it cannot be written.
+        """
         if self.rank:
             return
         state = dict(
@@ -132,7 +153,12 @@ class Run:
             epoch_loss=self.epoch_loss,
         )  # fmt: skip
         part = self.checkpoint.with_suffix(".part")
-        torch.save(state, part)
+        try:
+            torch.save(state, part)
+        except RuntimeError as error:  # torch's name for a full disk or a folder that is gone
+            part.unlink(missing_ok=True)
+            reason = str(error).splitlines()[0]
+            raise OSError(f"{self.checkpoint} cannot be written: is there room in {self.out}? ({reason})") from None
         part.replace(self.checkpoint)
 
     def resume(self):
@@ -142,22 +168,26 @@ class Run:
         device = next(self.task.model.parameters()).device
         try:
             state = torch.load(self.checkpoint, map_location=device, weights_only=True)
-            settings = state["settings"]
+            settings = {name: state["settings"][name] for name in self.settings}
         except Exception as error:
-            raise ValueError(
-                f"{self.checkpoint} cannot be read ({type(error).__name__}): delete it to start again"
-            ) from None
+            raise self._unreadable(error) from None
         for name, value in self.settings.items():
             if settings[name] != value:
                 raise ValueError(
                     f"the run in {self.out} was started with {name} = {settings[name]}, not {value}: "
                     f"go on with that, or start another with --out"
                 )
-        self.task.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.history, self.seconds = state["step"], state["history"], state["seconds"]
-        self.epoch_loss = state["epoch_loss"]
+        try:
+            self.task.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.history, self.seconds = state["step"], state["history"], state["seconds"]
+            self.epoch_loss = state["epoch_loss"]
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error):
+        return ValueError(f"{self.checkpoint} cannot be read ({type(error).__name__}): delete it to start again")
 
     def rate(self, step):
         """The learning rate: up over the first 200 steps (a tenth of a short run), then in a line down to zero."""
@@ -173,46 +203,59 @@ class Run:
         return self._order[i * self.batch_size : (i + 1) * self.batch_size]
 
     def train(self, save_every=60.0):
-        """Train to the end, from where the run stands; on SIGTERM or Ctrl-C it is saved first."""
+        """Train to the end, from where the run stands; on SIGTERM or Ctrl-C the step is finished and saved first."""
         task, model = self.task, self.task.model
         net = torch.compile(task.net) if self.compiled else task.net
         net = DistributedDataParallel(net) if in_group() else net
-        device = next(model.parameters()).device
-        flop = 3 * forward_flop(task.net, task.train[0][:1])  # backward costs two forwards
+        flop = 3 * forward_flop(task.net, *task.example())  # backward costs two forwards
         writer = log_writer(self.out, self.step) if self.rank == 0 else None
         bar = tqdm(total=self.steps, initial=self.step, unit="step", disable=self.rank > 0, mininterval=1.0)
         saved = started = time.monotonic()
         before = self.seconds
         model.train()
-        with bar, stopped_by_signal():
-            try:
-                while self.step < self.steps:
-                    batch = task.batch(self.step, self.index(self.step))
-                    share = [part[self.rank :: self.world] for part in batch]
-                    with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
-                        loss = task.loss(net, *share)
-                    self.optimizer.zero_grad()
-                    loss.backward()
-                    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                    for group in self.optimizer.param_groups:
-                        group["lr"] = self.rate(self.step)
-                    self.optimizer.step()
-                    self.average.update_parameters(model)
-                    self.epoch_loss += loss.detach()
-                    self.step += 1
-                    bar.update()
-                    self.seconds = before + time.monotonic() - started
-                    if self.step % self.epoch_steps == 0 or self.step == self.steps:
-                        self.report(flop, writer, bar)
-                    if time.monotonic() - saved > save_every:
-                        self.save_checkpoint()
-                        saved = time.monotonic()
-            except KeyboardInterrupt:
-                self.save_checkpoint()
-                bar.write(f"Stopped at step {self.step}, and saved: the same command goes on from there.")
-                raise
+        with bar, noted_signals(impatient=self.world == 1) as noted:
+            while self.step < self.steps:
+                loss, stop = self.agreed(self.advance(net), noted)
+                self.epoch_loss += loss
+                self.step += 1
+                bar.update()
+                self.seconds = before + time.monotonic() - started
+                if self.step % self.epoch_steps == 0 or self.step == self.steps:
+                    self.report(flop, writer, bar)
+                if stop or time.monotonic() - saved > save_every:
+                    self.save_checkpoint()
+                    saved = time.monotonic()
+                if stop:
+                    bar.write(f"Stopped at step {self.step}, and saved: the same command goes on from there.")
+                    raise KeyboardInterrupt
         self.save_checkpoint()
         return self.average.module.eval()
+
+    def advance(self, net):
+        """One step of training, on this process's share of the batch; returns the loss."""
+        task, model = self.task, self.task.model
+        batch = task.batch(self.step, self.index(self.step))
+        share = [part[self.rank :: self.world] for part in batch]
+        # for dropout, which draws from torch's own generator; far from the seeds of `seeded`
+        torch.manual_seed(seed_of(task.seed, 2**31 + self.step * self.world + self.rank))
+        with torch.autocast(self.epoch_loss.device.type, torch.bfloat16, enabled=self.autocast):
+            loss = task.loss(net, *share)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(self.step)
+        self.optimizer.step()
+        self.average.update_parameters(model)
+        return loss.detach()
+
+    def agreed(self, loss, noted):
+        """The loss of the whole batch, and whether any process was asked to stop: then all stop after this step."""
+        if not in_group():
+            return loss, bool(noted)
+        both = torch.stack([loss, loss.new_tensor(float(bool(noted)))])
+        distributed.all_reduce(both)
+        return both[0] / self.world, both[1].item() > 0
 
     def report(self, flop, writer, bar):
         """Validate the averaged model and log; raises FloatingPointError where the loss is no number."""
@@ -240,19 +283,22 @@ class Run:
             writer.flush()
 
 
+def seed_of(seed, step):
+    return (seed * 1_000_003 + step) % 2**63
+
+
 def seeded(device, seed, step):
     """A generator whose draws are a function of seed and step."""
-    return torch.Generator(device).manual_seed((seed * 1_000_003 + step) % 2**63)
+    return torch.Generator(device).manual_seed(seed_of(seed, step))
 
 
 def in_group():
     return distributed.is_available() and distributed.is_initialized()
 
 
-def forward_flop(net, images):
-    """Floating-point operations of one picture through the network, a multiplication and an addition counted as two."""
-    x, mode = data.to_float(images), net.training
-    inputs = (x, torch.full((1,), 0.5, device=x.device)) if hasattr(net, "time") else (x,)
+def forward_flop(net, *inputs):
+    """Operations of the network on these inputs, a multiplication and an addition counted as two."""
+    mode = net.training
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net.eval()(*inputs)
     net.train(mode)
@@ -277,14 +323,22 @@ def write_table(path, rows):
 
 
 @contextlib.contextmanager
-def stopped_by_signal():
-    """Within, SIGTERM does what Ctrl-C does."""
+def noted_signals(impatient=True):
+    """Within, Ctrl-C and SIGTERM only fill the list that is handed out: a step cut in half could not be gone on with.
 
-    def stop(*_):
-        raise KeyboardInterrupt
+    With `impatient`, a second Ctrl-C interrupts at once. Not so below torchrun, which passes on what a process has had
+    from the terminal already.
+    """
+    noted = []
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def note(number, _):
+        if impatient and noted and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield noted
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

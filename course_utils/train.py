@@ -19,6 +19,7 @@ from torch import distributed
 from course_utils import data
 from course_utils.denoiser import Denoiser
 from course_utils.runs import Classification, Diffusion, Run, in_group
+from course_utils.schedules import CosineSchedule
 from course_utils.training import PRETRAINED, save
 
 # What a plain `python -m course_utils.train NAME` does; every number can be given on the command line.
@@ -59,7 +60,7 @@ def parse(arguments):
         prog="python -m course_utils.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("name", choices=DEFAULTS)
-    parser.add_argument("--data", help="a folder or file with the data, or 'embedded' (mnist): default, download it")
+    parser.add_argument("--data", help="folder or file with the data, or 'embedded' (mnist): default, download it")
     parser.add_argument("--out", type=Path, help="the run's folder (runs/NAME)")
     parser.add_argument("--baseline", action="store_true", help="cifar10: the network that chapter 5 grew from")
     parser.add_argument("--device", help="cuda, mps or cpu (the best there is)")
@@ -78,6 +79,10 @@ def parse(arguments):
             setattr(chosen, name, value)
         elif getattr(chosen, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be above 0")
+    if chosen.ema_decay >= 1:
+        parser.error("--ema-decay must be below 1: an average that keeps all of itself learns nothing")
+    if chosen.data and chosen.name.startswith("shapes"):
+        parser.error("--data goes with mnist and cifar10: the course draws the shapes itself")
     if chosen.baseline and chosen.name != "cifar10":
         parser.error("--baseline goes with cifar10")
     if chosen.data is None and not chosen.name.startswith("shapes"):
@@ -87,26 +92,33 @@ def parse(arguments):
 
 
 def best_device(name=None):
-    """The device to train on; with torchrun each process takes its own GPU."""
+    """The device to train on; with torchrun each process takes its own GPU. Raises ValueError where there is none."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
-    return torch.device(name)
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"there is no device {name!r} here ({reason}): without --device the best is taken") from None
+
+
+def baseline(seed):
+    """The network that chapter 5 grew from, as a new denoiser."""
+    from course_utils.baseline import BaselineUNet
+
+    torch.manual_seed(seed)
+    return Denoiser(BaselineUNet(), CosineSchedule(None), "v")
 
 
 def main(arguments=None):
     chosen = parse(arguments)
-    device = best_device(chosen.device)
-    if "LOCAL_RANK" in os.environ:  # started by torchrun
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    model = None
-    if chosen.baseline:
-        from course_utils.baseline import BaselineUNet
-        from course_utils.schedules import CosineSchedule
-
-        model = Denoiser(BaselineUNet(), CosineSchedule(None), "v")
     try:
+        device = best_device(chosen.device)
+        if "LOCAL_RANK" in os.environ:  # started by torchrun
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        model = baseline(chosen.seed) if chosen.baseline else None
         run = start(
             chosen.name, chosen.out, chosen.data, device, model, chosen.epochs, chosen.batch_size, chosen.lr,
             chosen.ema_decay, chosen.seed, compiled=chosen.compile,

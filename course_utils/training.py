@@ -125,8 +125,9 @@ def save(model, path, dtype=None):
     """Write a model's weights to `path` (safetensors); an interrupted write leaves the old file as it was.
 
     With `dtype`, floats are stored in that precision: torch.float16 halves the file. A missing folder is made. Raises
-    IsADirectoryError where `path` is a folder.
+    IsADirectoryError where `path` is a folder, OSError where it cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -135,7 +136,11 @@ def save(model, path, dtype=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     values = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file({name: v.to(dtype) if dtype and v.is_floating_point() else v for name, v in values.items()}, part)
+    try:
+        save_file({name: v.to(dtype) if dtype and v.is_floating_point() else v for name, v in values.items()}, part)
+    except SafetensorError as error:  # a full disk is one
+        part.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written: is there room in {path.parent}? ({error})") from None
     part.replace(path)
 
 

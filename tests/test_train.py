@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from course_utils import runs, train
+from course_utils.baseline import BaselineUNet
 from course_utils.classifier import SmallClassifier
 from course_utils.data import load_mnist
 from course_utils.denoiser import Denoiser
 from course_utils.metrics import classifier_accuracy
-from course_utils.models import UNet
+from course_utils.models import Attention, UNet
 from course_utils.schedules import T_MIN, CosineSchedule
+from course_utils.training import save
 
 N, BATCH, EPOCHS = 64, 16, 4  # pictures, a batch, epochs: 16 steps
 
@@ -58,24 +61,116 @@ def whole(digits, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("stop_at", [3, 4, 11])
-def test_a_stopped_run_ends_where_an_uninterrupted_one_does(digits, whole, tmp_path, stop_at, monkeypatch):
-    """Stopped in the middle of an epoch or at its end: weights, averages and table are the same to the last bit."""
+def interrupted(number, function):
+    """The function, in whose first call a signal comes before its work is done."""
+    pending = [number]
+
+    def wrapper(*args, **kwargs):
+        if pending:
+            signal.raise_signal(pending.pop())
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def same_end(one, other):
+    """Weights, averages and table are the same to the last bit."""
+    assert torch.equal(weights(one), weights(other))
+    for mine, theirs in zip(one.task.model.parameters(), other.task.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    tables = [[{k: v for k, v in row.items() if k != "seconds"} for row in run.history] for run in (one, other)]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("place", "stop_at"),
+    [
+        (("task", "batch"), 1),
+        (("optimizer", "step"), 1),
+        (("average", "update_parameters"), 1),
+        (("task", "validate"), 5),
+        (("bar", "update"), 2),
+    ],
+    ids=lambda value: value[1] if isinstance(value, tuple) else None,
+)
+def test_a_stopped_run_ends_where_an_uninterrupted_one_does(
+    digits, whole, tmp_path, place, stop_at, number, monkeypatch
+):
+    """Wherever a signal finds it, in a step or after it: that step, or the next, is finished."""
     run = start(digits, tmp_path)
-    batch = run.task.batch
-    monkeypatch.setattr(
-        run.task, "batch", lambda step, i: batch(step, i) if step < stop_at else signal.raise_signal(15)
-    )
+    part = runs.tqdm if place[0] == "bar" else getattr(run, place[0])
+    monkeypatch.setattr(part, place[1], interrupted(number, getattr(part, place[1])))
     with pytest.raises(KeyboardInterrupt):
         run.train()
-    again = start(digits, tmp_path, model=small(width=8))
+    again = start(digits, tmp_path)
     assert again.step == stop_at
     again.train()
-    assert torch.equal(weights(again), weights(whole))
-    for mine, other in zip(again.task.model.parameters(), whole.task.model.parameters(), strict=True):
-        assert torch.equal(mine, other)
-    timeless = [{k: v for k, v in row.items() if k != "seconds"} for row in again.history]
-    assert timeless == [{k: v for k, v in row.items() if k != "seconds"} for row in whole.history]
+    same_end(again, whole)
+
+
+@pytest.mark.parametrize("stop_at", [3, 11])
+def test_a_run_stopped_twice(digits, whole, tmp_path, stop_at, monkeypatch):
+    """In the middle of an epoch: the mean loss of that epoch is over all its steps."""
+    for step in (stop_at, stop_at + 2):
+        run = start(digits, tmp_path)
+        batch = run.task.batch
+        monkeypatch.setattr(
+            run.task,
+            "batch",
+            lambda now, i, batch=batch, step=step: (now == step and signal.raise_signal(15)) or batch(now, i),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            run.train()
+    again = start(digits, tmp_path)
+    assert again.step == stop_at + 3
+    again.train()
+    same_end(again, whole)
+
+
+def test_a_second_ctrl_c_stops_at_once(digits, whole, tmp_path, monkeypatch):
+    """And spoils nothing: the run goes on from the checkpoint before."""
+    run = start(digits, tmp_path)
+    update = run.average.update_parameters
+
+    def impatient(model):
+        if run.step == 2:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        update(model)
+
+    monkeypatch.setattr(run.average, "update_parameters", impatient)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(save_every=0)
+    again = start(digits, tmp_path)
+    assert again.step == 2
+    again.train()
+    same_end(again, whole)
+
+
+def test_dropout_goes_on_where_it_was(digits, tmp_path):
+    """It draws from torch's own generator, which others use too."""
+
+    def new(out):
+        torch.manual_seed(0)
+        net = UNet(1, width=8, n_classes=10, patch=2, dropout=0.5)
+        return start(digits, out, model=Denoiser(net, CosineSchedule(None), "v"), epochs=2)
+
+    straight, broken = new(tmp_path / "straight"), new(tmp_path / "broken")
+    straight.train()
+    broken.task.batch = interrupted(signal.SIGTERM, broken.task.batch)
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    again = new(tmp_path / "broken")
+    torch.manual_seed(123)
+    again.train()
+    same_end(again, straight)
+    net, seen = straight.task.net.train(), []
+    net.middle[0].block.dropout.register_forward_hook(lambda module, x, out: seen.append((out == 0) & (x[0] != 0)))
+    for step in (3, 4, 3):
+        straight.step = step
+        straight.advance(net)
+    assert torch.equal(seen[0], seen[2]) and not torch.equal(seen[0], seen[1])  # new in each step
 
 
 def command(digits, out, *more, processes=1):
@@ -127,7 +222,41 @@ def test_two_processes_train_the_same_model(digits, finished, tmp_path):
         assert (one[name].float() - two[name].float()).abs().max() < 0.02 * moved
     rows = [list(csv.DictReader(open(out / "log.csv"))) for out in (finished, tmp_path)]
     for mine, other in zip(*rows, strict=True):
-        assert float(mine["validation"]) == pytest.approx(float(other["validation"]), rel=1e-3)
+        for name in ("validation", "loss"):  # the loss is that of the whole batch
+            assert float(mine[name]) == pytest.approx(float(other[name]), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_stopped_go_on(digits, finished, tmp_path):
+    """SIGTERM to torchrun, which passes it on: none waits for the other for ever, and the end is the same."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(digits, tmp_path, "--save-every", 0, processes=2),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.terminate()
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode != 0 and not (tmp_path / "mnist.safetensors").exists()
+    assert "Stopped at step" in said and "Connection closed" not in said
+    done = subprocess.run(command(digits, tmp_path, processes=2), capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert ", from step" in done.stdout
+    one, two = final(finished), final(tmp_path)
+    moved = max((one[name].float() - start.half().float()).abs().max() for name, start in initial().items())
+    for name in one:
+        assert (one[name].float() - two[name].float()).abs().max() < 0.02 * moved
+
+
+def test_a_batch_that_cannot_be_shared_equally(digits, tmp_path, monkeypatch):
+    """16 for 3 processes: the mean of their three gradients would not be the batch's."""
+    monkeypatch.setattr(runs, "in_group", lambda: True)
+    monkeypatch.setattr(runs.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(runs.distributed, "get_rank", lambda: 0)
+    with pytest.raises(ValueError, match="3 processes cannot share a batch of 16 pictures equally"):
+        start(digits, tmp_path)
 
 
 def initial():
@@ -148,14 +277,28 @@ def test_tensorboard_reads_the_log(whole):
 def test_the_table_counts_what_was_computed(whole):
     rows = list(csv.DictReader(open(whole.out / "log.csv")))
     assert [int(row["step"]) for row in rows] == [4, 8, 12, 16]
-    flop = 3 * runs.forward_flop(small().net, torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+    flop = 3 * runs.forward_flop(small().net, torch.zeros(1, 1, 28, 28), torch.ones(1))
     assert float(rows[-1]["pflop"]) == pytest.approx(EPOCHS * N * flop / 1e15)
+
+
+def test_a_batch_larger_than_the_data_is_all_of_them(digits, tmp_path):
+    run = start(digits, tmp_path, epochs=2, batch_size=10 * N)
+    run.train()
+    flop = 3 * runs.forward_flop(run.task.net, torch.zeros(1, 1, 28, 28), torch.ones(1))
+    assert run.step == 2 and run.history[-1]["pflop"] == pytest.approx(2 * N * flop / 1e15)
 
 
 def test_operations_of_a_convolution():
     """3x3, 2 to 3 channels, on 28x28: a multiplication and an addition each."""
     net = torch.nn.Conv2d(1, 3, 3, padding=1)
-    assert runs.forward_flop(net, torch.zeros(1, 1, 28, 28, dtype=torch.uint8)) == 2 * 9 * 1 * 3 * 28 * 28
+    assert runs.forward_flop(net, torch.zeros(1, 1, 28, 28)) == 2 * 9 * 1 * 3 * 28 * 28
+
+
+def test_operations_of_attention_are_counted():
+    """Three projections and one behind, C^2 each; n x n products of queries and keys, and as many with the values."""
+    n, c = 64, 16
+    expected = 2 * (4 * n * c**2 + 2 * n**2 * c)
+    assert runs.forward_flop(Attention(c), torch.zeros(1, c, 8, 8)) == expected
 
 
 def test_every_picture_once_an_epoch_in_a_new_order(whole):
@@ -219,6 +362,57 @@ def test_other_settings_are_another_run(digits, whole):
         start(digits, whole.out, lr=2e-3)
 
 
+def test_another_network_or_other_data_is_another_run(digits, whole):
+    with pytest.raises(ValueError, match=r"was started with parameters = \d+, not \d+: .* --out"):
+        start(digits, whole.out, model=small(width=12))
+    with pytest.raises(ValueError, match=r"was started with pictures = 64, not 4500: .* --out"):
+        start("embedded", whole.out)
+    with pytest.raises(ValueError, match=r"was started with epochs = 4, not 5: .* --out"):
+        start(digits, whole.out, epochs=5)
+
+
+def test_a_checkpoint_that_does_not_fit_the_network_is_named(digits, whole, tmp_path):
+    state = torch.load(whole.checkpoint, weights_only=True)
+    state["model"] = {f"other.{name}": value for name, value in state["model"].items()}
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="checkpoint.pt cannot be read .*: delete it to start again"):
+        start(digits, tmp_path)
+
+
+def test_a_full_disk_is_named_and_spoils_nothing(digits, tmp_path):
+    """No file may grow beyond 30 kB, as if there were no room: the checkpoint before stays as it was."""
+    resource = pytest.importorskip("resource")
+    run = start(digits, tmp_path, epochs=1)
+    run.save_checkpoint()
+    before, limits = run.checkpoint.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="checkpoint.pt cannot be written: is there room in"):
+            run.save_checkpoint()
+        with pytest.raises(OSError, match="mnist.safetensors cannot be written: is there room in"):
+            save(run.task.model, tmp_path / "mnist.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert run.checkpoint.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_the_baseline_trains_with_the_same_command(tmp_path, monkeypatch):
+    """With the same seed from the same weights; here narrower, on a few pictures."""
+    monkeypatch.setattr("course_utils.baseline.BaselineUNet", partial(BaselineUNet, width=32))
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "few.npz", x_train=images, y_train=np.arange(8), x_test=images, y_test=np.arange(8))
+    first = train.baseline(3)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), train.baseline(3).parameters(), strict=True))
+    options = ["--epochs", "1", "--batch-size", "4", "--device", "cpu", "--out", str(tmp_path), "--seed", "3"]
+    train.main(["cifar10", "--baseline", "--data", str(tmp_path / "few.npz"), *options])
+    trained = load_file(tmp_path / "cifar10.safetensors")
+    names = {name.removeprefix("net."): value.float() for name, value in trained.items()}
+    start_of = dict(first.net.named_parameters())
+    assert set(names) == set(start_of)
+    assert 0 < max((names[name] - start_of[name]).abs().max() for name in names) < 0.05
+
+
 def test_a_damaged_checkpoint_is_named(digits, tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
     with pytest.raises(ValueError, match="checkpoint.pt cannot be read .*: delete it to start again"):
@@ -235,6 +429,9 @@ def test_a_diverging_run_says_so(digits, tmp_path):
     [
         (["mnist", "--lr", "-1"], "--lr must be above 0"),
         (["mnist", "--baseline"], "--baseline goes with cifar10"),
+        (["mnist", "--ema-decay", "1"], "--ema-decay must be below 1"),
+        (["shapes", "--data", "somewhere"], "--data goes with mnist and cifar10"),
+        (["shapes_classifier", "--data", "somewhere"], "--data goes with mnist and cifar10"),
         (["faces"], "invalid choice: 'faces'"),
     ],
 )
@@ -247,3 +444,9 @@ def test_wrong_arguments(arguments, message, capsys):
 def test_data_that_are_not_there(tmp_path):
     with pytest.raises(SystemExit, match="(?s)Error: .*nowhere"):
         train.main(["mnist", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there(name, tmp_path):
+    with pytest.raises(SystemExit, match=f"ValueError: there is no device '{name}' here .*without --device"):
+        train.main(["mnist", "--data", "embedded", "--device", name, "--out", str(tmp_path)])
