@@ -211,6 +211,35 @@ def test_a_unet_listens_to_time_class_and_every_pixel():
     assert (gradient != 0).all()  # attention looks everywhere
 
 
+def test_what_is_fine_goes_across():
+    """A stage on the way up sees, behind what comes from below, what its counterpart on the way down has made."""
+    net, made, seen = unet(n_blocks=2, multipliers=(1, 2, 3)), [], []
+    for stage in (stage for level in net.down for stage in level):
+        stage.register_forward_hook(lambda module, given, out: made.append(out))
+    for stage in (stage for level in net.up for stage in level):
+        stage.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    net(pictures(2, size=32), torch.rand(2))
+    assert len(made) == len(seen) == 6
+    for down, up in zip(made, reversed(seen), strict=True):
+        assert torch.equal(up[:, -down.shape[1] :], down)
+
+
+def test_every_class_of_a_unet_is_one_and_the_null_class_is_none_of_them():
+    net, x, t = unet(), pictures(1), torch.tensor([0.3])
+    said = torch.cat([net(x, t, torch.tensor([label])) for label in range(-1, 10)]).flatten(1)
+    assert (torch.cdist(said, said) + torch.eye(11)).min() > 1e-2
+    net(x, t).sum().backward()
+    heard = net.label.weight.grad.abs().sum(1) > 0
+    assert heard.nonzero().flatten().tolist() == [0]  # the null class trains its own row only
+
+
+def test_gradients_reach_every_weight_of_a_unet():
+    net = unet(n_blocks=2, multipliers=(1, 2), time=FourierFeatures)
+    net(pictures(11), torch.linspace(0.1, 1, 11), torch.arange(-1, 10)).square().sum().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
 def test_time_is_heard_where_all_pictures_share_it():
     """Batch norm after the embedding would take it out again; here the context comes after the norm."""
     net, x = unet().train(), pictures()

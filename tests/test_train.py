@@ -342,6 +342,34 @@ def test_labels_are_dropped_and_pictures_stay_with_them(whole):
     assert abs(dropped - 0.2 * n) < 4 * (n * 0.2 * 0.8) ** 0.5
 
 
+def test_the_validation_loss_by_its_definition(whole):
+    """For a network that says 0 it is the mean of v^2: (alpha eps - sigma x0)^2, each time the same."""
+    task, asked = whole.task, []
+
+    class Zero(torch.nn.Module):
+        def forward(self, x, t, y):
+            asked.append((x, t, y))
+            return 0 * x
+
+    model, images = Denoiser(Zero(), CosineSchedule(None), "v"), whole.task.test[0]
+    first = task.validate(model)["validation"]
+    torch.manual_seed(99)
+    assert task.validate(model)["validation"] == first
+    (x, t, y), x0 = asked[0], images / 127.5 - 1
+    alpha, sigma = model.schedule.at(t, x0)
+    eps = (x - alpha * x0) / sigma
+    assert first == pytest.approx((alpha * eps - sigma * x0).square().mean().item(), rel=1e-3)
+    assert (torch.histc((t - T_MIN) / (1 - T_MIN), N, 0, 1) == 1).all()  # Sobol times: one in each of 64 parts
+    assert abs(eps[t > 0.1].std().item() - 1) < 0.02
+    assert ((y == task.test[1]) | (y == -1)).all() and 3 <= (y == -1).sum() <= 24  # 0.2 of 64, within 3 deviations
+
+
+def test_what_is_validated_and_kept_is_the_average(digits, tmp_path, monkeypatch):
+    run, judged = start(digits, tmp_path, epochs=1), []
+    monkeypatch.setattr(run.task, "validate", lambda model: judged.append(model) or {"validation": 0.0})
+    assert run.train() is judged[0] is run.average.module
+
+
 def test_flips_only_where_a_mirrored_picture_is_one():
     assert train.FLIP == {"mnist": False, "shapes": False, "cifar10": True}
 
