@@ -370,8 +370,16 @@ def test_what_is_validated_and_kept_is_the_average(digits, tmp_path, monkeypatch
     assert run.train() is judged[0] is run.average.module
 
 
-def test_flips_only_where_a_mirrored_picture_is_one():
+def test_flips_only_where_a_mirrored_picture_is_one(whole):
     assert train.FLIP == {"mnist": False, "shapes": False, "cifar10": True}
+    task, images = runs.Diffusion(small(), whole.task.train, whole.task.test, True, seed=0), whole.task.train[0]
+    x, mirrored = images / 127.5 - 1, 0
+    for step in range(10):
+        x0 = task.batch(step, torch.arange(N))[0]
+        same, turned = ((x0 == other).flatten(1).all(1) for other in (x, x.flip(-1)))
+        assert (same ^ turned).all()  # each picture by itself, whole
+        mirrored += turned.sum().item()
+    assert abs(mirrored - 5 * N) < 4 * (10 * N / 4) ** 0.5
 
 
 def test_a_classifier_learns_to_read(digits, tmp_path):
