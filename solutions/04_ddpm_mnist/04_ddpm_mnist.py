@@ -515,12 +515,12 @@ def training_loss(net, x0, y, alpha_bar):
     table (T + 1,), on the CPU; alpha_bar.to(x0) has x0's dtype and device.
     """
     ### BEGIN SOLUTION
-    T = len(alpha_bar) - 1
+    T = alpha_bar.numel() - 1
     k = torch.randint(1, T + 1, (len(x0),), device=x0.device)
-    noise = torch.randn_like(x0)
+    eps = torch.randn_like(x0)
     ab = alpha_bar.to(x0)[k].reshape(-1, 1, 1, 1)
-    x = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
-    return (net(x, k / T, y) - noise).square().mean()
+    x = ab.sqrt() * x0 + (1 - ab).sqrt() * eps
+    return (net(x, k / T, y) - eps).square().mean()
     ### END SOLUTION
 
 
@@ -994,7 +994,7 @@ fine = CosineSchedule(1000).alpha_bar  # the oracle costs nothing, so it gets as
 
 # %%
 def broken_loss(net, x0, k, alpha_bar):
-    T = len(alpha_bar) - 1
+    T = alpha_bar.numel() - 1
     ab = alpha_bar.to(x0)[k].reshape(-1, 1, 1, 1)
     x = ab.sqrt() * x0 + (1 - ab).sqrt() * torch.randn_like(x0)
     error = net(x, k / T) - torch.randn_like(x0)
@@ -1036,11 +1036,11 @@ def fix_the_loss(net, x0, k, alpha_bar):
     table (T + 1,).
     """
     ### BEGIN SOLUTION
-    T = len(alpha_bar) - 1
+    T = alpha_bar.numel() - 1
     ab = alpha_bar.to(x0)[k].reshape(-1, 1, 1, 1)
-    noise = torch.randn_like(x0)
-    x = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
-    error = net(x, k / T) - noise
+    eps = torch.randn_like(x0)
+    x = ab.sqrt() * x0 + (1 - ab).sqrt() * eps
+    error = net(x, k / T) - eps
     return error.square().mean()
     ### END SOLUTION
 
@@ -1092,7 +1092,7 @@ compare_networks(working("ddpm_mnist.fix_the_loss", globals()), "the mended loss
 
 # %%
 def broken_clipping(net, x, alpha_bar, noise):
-    T = len(alpha_bar) - 1
+    T = alpha_bar.numel() - 1
     for k in range(T, 0, -1):
         ab, before = alpha_bar[k], alpha_bar[k - 1]
         beta = 1 - ab / before
@@ -1143,7 +1143,7 @@ def fix_the_clipping(net, x, alpha_bar, noise):
     noise (T + 1, B, C, H, W): noise[k] is the z of the step from level k.
     """
     ### BEGIN SOLUTION
-    T = len(alpha_bar) - 1
+    T = alpha_bar.numel() - 1
     for k in range(T, 0, -1):
         ab, before = alpha_bar[k], alpha_bar[k - 1]
         beta = 1 - ab / before
@@ -1204,7 +1204,7 @@ image_grid(
 
 # %%
 def broken_strides(net, x, levels, alpha_bar, noise):
-    T = len(alpha_bar) - 1
+    T = alpha_bar.numel() - 1
     for i, (k, k_next) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
         ab, ab_next = alpha_bar[k], alpha_bar[k_next]
         beta = 1 - ab / alpha_bar[k - 1]
@@ -1237,7 +1237,7 @@ def fix_the_strides(net, x, levels, alpha_bar, noise):
     noise (n, B, C, H, W): noise[i] is the z of stride i, from levels[i].
     """
     ### BEGIN SOLUTION
-    T = len(alpha_bar) - 1
+    T = alpha_bar.numel() - 1
     for i, (k, k_next) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
         ab, ab_next = alpha_bar[k], alpha_bar[k_next]
         beta = 1 - ab / ab_next
