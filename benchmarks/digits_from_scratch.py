@@ -33,7 +33,7 @@ def loss(model, x0, y):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=950)
+    parser.add_argument("--steps", type=int, default=1100)
     chosen = parser.parse_args()
     data, classifier = load_mnist(), load_pretrained("mnist_classifier")
     labels = torch.arange(200) % 10
