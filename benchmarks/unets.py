@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import trange
 
 from course_utils.models import UNet
+from course_utils.runs import forward_flop
 
 PEERS = Path(__file__).parents[1] / "_build" / "peers"
 NEEDED = ["denoising-diffusion-pytorch>=2.2,<3", "ema-pytorch", "einops", "accelerate", "pytorch-fid"]
@@ -65,9 +65,7 @@ class Called(torch.nn.Module):
 
 
 def operations(net):
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(torch.zeros(1, 1, 28, 28), torch.full((1,), 0.5))
-    return counter.get_total_flops()
+    return forward_flop(net, torch.zeros(1, 1, 28, 28), torch.full((1,), 0.5))
 
 
 def of_size(make, flop):

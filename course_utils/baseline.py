@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from course_utils.models import _check_context
+from course_utils.models import check_context
 
 
 class ConvBlock(nn.Module):
@@ -99,7 +99,7 @@ class BaselineUNet(nn.Module):
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; this network takes pictures (B, 3, H, W) with H and W multiples of 8"
             )
-        y = _check_context(self, x, t, y)
+        y = check_context(self, x, t, y)
         angle = 2 * math.pi * t.expand(len(x))[:, None] * self.frequency  # (B, 8)
         context = torch.cat([angle.cos(), angle.sin(), self.label(y.expand(len(x)) + 1)], 1)  # (B, 20)
         context = context[:, :, None, None].expand(-1, -1, *x.shape[2:])  # the same at every position

@@ -47,11 +47,9 @@ class Animation:
         sheet = Image.new("RGB", (columns * width, rows * height), "white")
         for i, frame in enumerate(self.frames):
             sheet.paste(frame, (i % columns * width, i // columns * height))
-        webp = io.BytesIO()
-        sheet.save(webp, "WEBP", quality=50, method=4)
-        picture = base64.b64encode(webp.getvalue()).decode()
+        picture = webp(sheet, quality=50)
         values = {
-            "ID": "film-" + hashlib.sha256(webp.getvalue()).hexdigest()[:10],
+            "ID": "film-" + hashlib.sha256(picture).hexdigest()[:10],
             "ALT": escape(self.alt, quote=True),
             "CLASS": "film-screen photo" if self.color else "film-screen",
             "WIDTH": round(width / DENSITY),
@@ -62,12 +60,9 @@ class Animation:
             "LAST": n - 1,
             "POSITIONS": str([_position(i, columns, rows) for i in range(n)]),
             "DELAY": round(1000 * self.seconds / n),
-            "PICTURE": picture,
+            "PICTURE": base64.b64encode(picture).decode(),
         }
-        html = _FILM
-        for name, value in values.items():
-            html = html.replace(f"@{name}@", str(value))
-        return html
+        return filled(_FILM, values)
 
 
 def check_alt(alt, what):
@@ -99,6 +94,20 @@ def png(image):
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return file.getvalue()
+
+
+def webp(image, quality):
+    """The bytes of a PIL image as a WebP of this quality, 0 to 100."""
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=quality, method=4)
+    return file.getvalue()
+
+
+def filled(template, values):
+    """The template with each @NAME@ replaced by its value."""
+    for name, value in values.items():
+        template = template.replace(f"@{name}@", str(value))
+    return template
 
 
 def _position(i, columns, rows):

@@ -11,8 +11,8 @@ from numbers import Integral
 
 import torch
 
-from course_utils.samplers import ddpm, noise_like
-from course_utils.schedules import check_schedule, check_times
+from course_utils.samplers import check_falling, ddpm, noise_like
+from course_utils.schedules import check_schedule
 
 
 def condition(model, y):
@@ -81,21 +81,9 @@ def sdedit(denoise, schedule, image, t_start, sampler=ddpm, n=50, noise=None, **
     TypeError or ValueError for another image or t_start, and for more steps than a discrete schedule has levels.
     """
     check_picture("image", image)
-    times = times_from(check_schedule(schedule), t_start, n)
+    times = check_schedule(schedule).timesteps(n, t_start)
     x = schedule.add_noise(image, times[0], torch.randn_like(image) if noise is None else noise)
     return sampler(denoise, schedule, x, times, **options)
-
-
-def times_from(schedule, t_start, n):
-    """The n + 1 times of an n-step sampler that starts at t_start in (0, 1], down to 0: (n + 1,), float64."""
-    if not 0 < t_start <= 1:
-        raise ValueError(f"t_start = {t_start}; it lies in (0, 1]: near 0 little changes, 1 starts from noise alone")
-    levels = round(t_start * schedule.T) if schedule.T else None
-    if not isinstance(n, Integral) or n < 1 or (schedule.T and n > levels):
-        limit = f" and at most {levels}, as many as there are levels below t_start" if schedule.T else ""
-        raise ValueError(f"{n} steps asked for; give a whole number, at least 1{limit}")
-    times = torch.linspace(t_start, 0, n + 1, dtype=torch.float64)
-    return (times * schedule.T).round() / schedule.T if schedule.T else times
 
 
 def repaint_times(times, jump=10, n_resample=10):
@@ -105,9 +93,7 @@ def repaint_times(times, jump=10, n_resample=10):
     short one (Lugmayr et al. 2022, section 4.2). Raises ValueError where the times do not fall, or a number is not a
     whole one of at least 1.
     """
-    times = check_times(torch.as_tensor(times, dtype=torch.float64))
-    if times.ndim != 1 or len(times) < 2 or (times.diff() >= 0).any():
-        raise ValueError("times must be a list of at least two times that fall, such as schedule.timesteps(50)")
+    times = check_falling(times)
     for name, number in (("jump", jump), ("n_resample", n_resample)):
         if not isinstance(number, Integral) or number < 1:
             raise ValueError(f"{name} = {number}; give a whole number of at least 1")

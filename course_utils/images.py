@@ -8,6 +8,7 @@ of features from tiny images".
 import gzip
 import tarfile
 import zipfile
+import zlib
 from importlib import resources
 from pathlib import Path
 
@@ -70,9 +71,7 @@ def load_mnist(split="train", source="embedded", as_uint8=False, quiet=False):
             paths = [_fetch_mnist(name, quiet) for name in names]
             what = f"MNIST digits, downloaded, in {paths[0].parent}"
         else:
-            paths = [
-                _find_idx(_existing(source, "MNIST", "'embedded', 'download' or a folder"), name) for name in names
-            ]
+            paths = [_find_idx(existing(source, "MNIST", "'embedded', 'download' or a folder"), name) for name in names]
             what = f"MNIST digits from {paths[0].parent}"
         images, labels = read_idx(paths[0], (28, 28)), read_idx(paths[1], ())
         _check_pictures(images, labels, paths[0].parent)
@@ -97,7 +96,7 @@ def load_cifar10(split="train", source="download", as_uint8=False, quiet=False):
         path = fetch(CIFAR10_URLS, CIFAR10_SHA256, CIFAR10_ARCHIVE, advice, quiet=quiet)
         what = f"CIFAR-10, downloaded, in {path.parent}"
     else:
-        path = _existing(source, "CIFAR-10", "'download', an .npz, the archive or a folder")
+        path = existing(source, "CIFAR-10", "'download', an .npz, the archive or a folder")
         what = f"CIFAR-10 from {path}"
     if path.is_dir():
         images, labels = _read_class_folders(path, split)
@@ -122,7 +121,8 @@ def hand_over(images, labels, what, as_uint8, quiet):
     return images if as_uint8 else to_float(images), torch.from_numpy(labels.astype(np.int64))
 
 
-def _existing(source, data, choices):
+def existing(source, data, choices):
+    """The source as a path; raises ValueError where nothing is there, with what there is to choose."""
     path = Path(source).expanduser()
     if not path.exists():
         raise ValueError(f"{source!r} is no source of {data} and no file or folder that exists: choose {choices}")
@@ -174,7 +174,7 @@ def read_idx(path, item):
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    except (OSError, EOFError, zipfile.zlib.error) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     n_axes = 1 + len(item)
     header = np.frombuffer(data[: 4 + 4 * n_axes], ">u4") if len(data) >= 4 + 4 * n_axes else [0]
@@ -198,7 +198,7 @@ def _read_npz(path, split):
             images, labels = file[f"x_{split}"], file[f"y_{split}"]
     except KeyError as error:
         raise ValueError(f"{path} lacks an array: {error.args[0]}") from error
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} can't be read as an .npz: {error}") from error
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
         raise ValueError(f"x_{split} in {path} is {images.dtype} {images.shape}, not uint8 (N, 32, 32, 3)")
@@ -219,7 +219,7 @@ def _read_cifar10_archive(path, split):
                     found[name] = archive.extractfile(member).read()
                 if len(found) == len(wanted):
                     break
-    except (OSError, EOFError, tarfile.TarError, zipfile.zlib.error) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise ValueError(f"{path} can't be read as {CIFAR10_ARCHIVE}: {error}") from error
     if missing := sorted(wanted - set(found)):
         raise ValueError(f"{path} lacks {', '.join(missing)}")

@@ -75,7 +75,7 @@ class MLP(nn.Module):
     def forward(self, x, t, y=None):
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(f"x has shape {tuple(x.shape)}; this network takes points (B, {self.dim})")
-        y = _check_context(self, x, t, y)
+        y = check_context(self, x, t, y)
         context = self.time(t)
         if self.label is not None:
             context = context + self.label(y + 1)
@@ -176,7 +176,7 @@ class UNet(nn.Module):
 
     def forward(self, x, t, y=None):
         self._check_pictures(x)
-        y = _check_context(self, x, t, y)
+        y = check_context(self, x, t, y)
         context = self.time(t)
         if self.label is not None:
             context = context + self.label(y + 1)
@@ -229,7 +229,7 @@ def zero(layer):
     return layer
 
 
-def _check_context(net, x, t, y):
+def check_context(net, x, t, y):
     """y as int64 (B,), or None for a network without classes; raises ValueError for wrong times or labels."""
     n = len(x)
     if not torch.is_tensor(t) or t.shape not in ((1,), (n,)):

@@ -6,7 +6,6 @@ pixel's centre; points of the world are (N, 3).
 
 import base64
 import hashlib
-import io
 import json
 from html import escape
 from importlib.resources import files
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from matplotlib.patheffects import withStroke
 
-from course_utils.films import DPI, Animation, check_alt, chosen_frames, frame_of, png
+from course_utils.films import DPI, Animation, check_alt, chosen_frames, filled, frame_of, png, webp
 from course_utils.geometry import clip_line, epipolar_line, fundamental, relative_pose
 from course_utils.plotting import BLUE, GREY, ORANGE
 
@@ -148,7 +147,9 @@ class TwoViews:
 
     def to_html(self):
         """The element: everything that it needs is in it."""
-        pictures = [_webp(image) for image in self.images]
+        from PIL import Image
+
+        pictures = [webp(Image.fromarray(np.asarray(image)), quality=80) for image in self.images]
         R, t = relative_pose(*self.cameras)
         K1, K2 = (camera.K for camera in self.cameras)
         numbers = {"F": self.F, "A": K2 @ R @ torch.linalg.inv(K1), "b": K2 @ t}
@@ -186,10 +187,7 @@ class TwoViews:
                 f"Point ({self.x[0]}, {self.x[1]}). At depth {middle:.3f} its partner is ({x2[0]:.1f}, {x2[1]:.1f})."
             ),
         }
-        html = files("course_utils").joinpath("two_views.html").read_text("utf-8")
-        for name, value in values.items():
-            html = html.replace(f"@{name}@", str(value))
-        return html
+        return filled(files("course_utils").joinpath("two_views.html").read_text("utf-8"), values)
 
     def _still(self):
         """For print, and for notebooks that show no HTML: the state that the element starts in."""
@@ -210,14 +208,6 @@ def _pair(x):
     if x.shape != (2,):
         raise ValueError(f"a pixel is (2,), not {tuple(x.shape)}")
     return x.tolist()
-
-
-def _webp(image):
-    from PIL import Image
-
-    data = io.BytesIO()
-    Image.fromarray(np.asarray(image)).save(data, "WEBP", quality=80, method=4)
-    return data.getvalue()
 
 
 def _data(webp):

@@ -29,12 +29,19 @@ from course_utils.training import drop_labels, ema_model
 LABEL_DROPOUT = 0.2
 
 
-class Diffusion:
-    """A denoiser and the pictures it learns from: uint8 (N, C, H, W) on the training device, labels (N,)."""
+class Task:
+    """A model and the pictures it learns from: uint8 (N, C, H, W) on the training device, labels (N,)."""
 
     def __init__(self, model, train, test, flip, seed):
         self.model, self.train, self.test, self.flip, self.seed = model, train, test, flip, seed
-        self.sobol, self.drawn = SobolEngine(1, scramble=True, seed=seed), 0
+
+
+class Diffusion(Task):
+    """A denoiser, trained to say the velocity, the noise or whatever it predicts."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.sobol, self.drawn = SobolEngine(1, scramble=True, seed=self.seed), 0
 
     def batch(self, step, index):
         """x0, y, t and noise of a step, all of them functions of the seed and the step."""
@@ -42,11 +49,14 @@ class Diffusion:
         generator = seeded(images.device, self.seed, step)
         x0 = data.to_float(images[index])
         if self.flip:
-            mirrored = torch.rand(len(x0), 1, 1, 1, generator=generator, device=x0.device) < 0.5
-            x0 = torch.where(mirrored, x0.flip(-1), x0)
-        noise = torch.randn(x0.shape, generator=generator, device=x0.device)
-        y = drop_labels(labels[index], LABEL_DROPOUT, generator)
+            x0 = augment(x0, flip=True, shift=0, generator=generator)
+        noise, y = self.draws(x0, labels[index], generator)
         return x0, y, self.times(step, len(index)), noise
+
+    @staticmethod
+    def draws(x0, y, generator):
+        """Noise for the pictures, and their labels less some dropped ones."""
+        return torch.randn(x0.shape, generator=generator, device=x0.device), drop_labels(y, LABEL_DROPOUT, generator)
 
     def times(self, step, n):
         """Training times (n,), spread evenly by a Sobol sequence; on the CPU, where the schedule is computed."""
@@ -77,19 +87,14 @@ class Diffusion:
         times = T_MIN + (1 - T_MIN) * SobolEngine(1, scramble=True, seed=0).draw(len(images))[:, 0]
         total = 0.0
         for i, index in enumerate(torch.arange(len(images)).split(500)):
-            generator = seeded(images.device, 1, i)
             x0 = data.to_float(images[index])
-            noise = torch.randn(x0.shape, generator=generator, device=x0.device)
-            y = drop_labels(labels[index], LABEL_DROPOUT, generator)
+            noise, y = self.draws(x0, labels[index], seeded(images.device, 1, i))
             total += diffusion_loss(model, x0, y, times[index], noise) * len(index)
         return {"validation": float(total) / len(images)}
 
 
-class Classification:
-    """A classifier and the pictures it learns from; it measures what the denoisers make."""
-
-    def __init__(self, model, train, test, flip, seed):
-        self.model, self.train, self.test, self.flip, self.seed = model, train, test, flip, seed
+class Classification(Task):
+    """A classifier; it measures what the denoisers make."""
 
     def batch(self, step, index):
         images, labels = self.train
@@ -119,10 +124,11 @@ class Run:
     if they can.
     """
 
-    def __init__(self, task, out, steps, batch_size, lr, ema_decay, epoch_steps, autocast=False, compiled=False):
-        self.task, self.out = task, Path(out)
-        self.steps, self.lr, self.epoch_steps = steps, lr, epoch_steps
+    def __init__(self, task, out, epochs, batch_size, lr, ema_decay, autocast=False, compiled=False):
+        self.task, self.out, self.lr = task, Path(out), lr
         self.batch_size = min(batch_size, len(task.train[0]))
+        self.epoch_steps = len(task.train[0]) // self.batch_size
+        self.steps = epochs * self.epoch_steps
         self.autocast, self.compiled = autocast, compiled
         self.average = ema_model(task.model, ema_decay)
         self.optimizer = torch.optim.AdamW(task.model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.99))
@@ -133,7 +139,7 @@ class Run:
             raise ValueError(f"{self.world} processes cannot share a batch of {self.batch_size} pictures equally")
         self.settings = dict(
             parameters=sum(p.numel() for p in task.model.parameters()), pictures=len(task.train[0]),
-            epochs=steps // epoch_steps, batch_size=batch_size, lr=lr, ema_decay=ema_decay, seed=task.seed,
+            epochs=epochs, batch_size=batch_size, lr=lr, ema_decay=ema_decay, seed=task.seed,
         )  # fmt: skip
 
     @property
@@ -165,9 +171,8 @@ class Run:
         """Go on from the folder's checkpoint, if there is one; raises ValueError where it is another run's."""
         if not self.checkpoint.exists():
             return
-        device = next(self.task.model.parameters()).device
         try:
-            state = torch.load(self.checkpoint, map_location=device, weights_only=True)
+            state = torch.load(self.checkpoint, map_location=self.epoch_loss.device, weights_only=True)
             settings = {name: state["settings"][name] for name in self.settings}
         except Exception as error:
             raise self._unreadable(error) from None
@@ -268,8 +273,7 @@ class Run:
         if self.rank:
             return
         averaged = self.average.module.eval()
-        device = next(averaged.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(self.epoch_loss.device.type, torch.bfloat16, enabled=self.autocast):
             numbers = dict(loss=loss, **self.task.validate(averaged))
         row = dict(epoch=self.step // self.epoch_steps, step=self.step, **numbers)
         row |= dict(pflop=self.step * self.batch_size * flop / 1e15, seconds=round(self.seconds, 1))

@@ -106,10 +106,15 @@ def noise_like(x, generator=None):
 def steps(schedule, times):
     """(t, t_next, (alpha, sigma), (alpha_next, sigma_next)) of every step, as floats: a step costs no table look-up."""
     check_schedule(schedule)
-    times = torch.as_tensor(times, dtype=torch.float64)
-    if times.ndim != 1 or len(times) < 2 or (times.diff() >= 0).any():
-        raise ValueError("times must be a list of at least two times that fall, such as schedule.timesteps(50)")
-    check_times(times)
+    times = check_falling(times)
     levels = list(zip(schedule.alpha(times).tolist(), schedule.sigma(times).tolist(), strict=True))
     times = times.tolist()
     return zip(times, times[1:], levels, levels[1:], strict=False)
+
+
+def check_falling(times):
+    """The times of a sampler as float64; raises ValueError where they do not fall, or leave [0, 1]."""
+    times = torch.as_tensor(times, dtype=torch.float64)
+    if times.ndim != 1 or len(times) < 2 or (times.diff() >= 0).any():
+        raise ValueError("times must be a list of at least two times that fall, such as schedule.timesteps(50)")
+    return check_times(times)

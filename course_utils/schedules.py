@@ -91,12 +91,22 @@ class NoiseSchedule:
         u = torch.cat([u, 1 - u])[:n] if antithetic else u
         return (T_MIN + (1 - T_MIN) * u).to(device)
 
-    def timesteps(self, n):
-        """The n + 1 times of an n-step sampler, from 1 down to 0, evenly spaced (on the grid k / T): (n + 1,)."""
-        if not isinstance(n, Integral) or n < 1 or (self.T and n > self.T):
-            limit = f" and at most T = {self.T}" if self.T else ""
-            raise ValueError(f"{n} steps asked for; give a whole number, at least 1{limit}")
-        times = torch.linspace(1, 0, n + 1, dtype=torch.float64)
+    def timesteps(self, n, t_start=1.0):
+        """The n + 1 times of an n-step sampler, evenly spaced (on the grid k / T): (n + 1,), float64.
+
+        They go from t_start in (0, 1] down to 0. Raises ValueError for another t_start, or more steps than levels.
+        """
+        if not 0 < t_start <= 1:
+            raise ValueError(
+                f"t_start = {t_start}; it lies in (0, 1]: near 0 little changes, 1 starts from noise alone"
+            )
+        levels = round(t_start * self.T) if self.T else None
+        if not isinstance(n, Integral) or n < 1 or (self.T and n > levels):
+            most = f"T = {self.T}" if t_start == 1 else f"{levels}, as many as there are levels below t_start"
+            raise ValueError(
+                f"{n} steps asked for; give a whole number, at least 1{f' and at most {most}' if self.T else ''}"
+            )
+        times = torch.linspace(t_start, 0, n + 1, dtype=torch.float64)
         return (times * self.T).round() / self.T if self.T else times
 
     def prior(self, *shape, generator=None, device=None):

@@ -9,15 +9,16 @@ multi-view stereo reconstruction algorithms": the data set templeSparseRing.
 
 import io
 import zipfile
+import zlib
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from course_utils.cameras import Camera
 from course_utils.downloads import fetch
+from course_utils.images import existing
 from course_utils.temple_scene import HEIGHT, N_VIEWS, WIDTH, cast, first_hit, render, ring, sees
 
 URLS = ("https://vision.middlebury.edu/mview/data/data/templeSparseRing.zip",)
@@ -39,12 +40,7 @@ def load_temple(source="synthetic", quiet=False):
         path = fetch(URLS, SHA256, "templeSparseRing.zip", advice, quiet=quiet)
         what, temple = f"photographs of a temple (Middlebury), downloaded, in {path.parent}", _photographs(path)
     else:
-        path = Path(source).expanduser()
-        if not path.exists():
-            raise ValueError(
-                f"{source!r} is no source of the temple and no file or folder that exists: "
-                "choose 'synthetic', 'download', a folder or a .zip"
-            )
+        path = existing(source, "the temple", "'synthetic', 'download', a folder or a .zip")
         what, temple = f"photographs of a temple from {path}", _photographs(path)
     if not quiet:
         print(f"{len(temple)} {what}")
@@ -121,7 +117,7 @@ def _photographs(path):
             raise FileNotFoundError(f"{path} has no camera file {PAR_FILE}")
         names, cameras = parse_cameras((root / PAR_FILE).read_text(encoding="utf-8"))
         return Temple([_picture(root / name) for name in names], cameras, names)
-    except (zipfile.BadZipFile, zipfile.zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is no .zip, or a damaged one: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

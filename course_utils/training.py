@@ -176,16 +176,7 @@ PRETRAINED = {
     "shapes": lambda: _pictures(UNet(3, width=32, multipliers=(1, 2, 2), n_classes=10, patch=2)),
     "shapes_classifier": lambda: SmallClassifier(3, width=16),
     "cifar10": lambda: _pictures(
-        UNet(
-            3,
-            width=64,
-            multipliers=(1, 2, 2, 2),
-            n_blocks=2,
-            n_classes=10,
-            attention=2,
-            dropout=0.1,
-            time=FourierFeatures,
-        )
+        UNet(3, width=64, multipliers=(1, 2, 2), n_blocks=3, n_classes=10, patch=2, time=FourierFeatures)
     ),
     "cifar10_classifier": lambda: SmallClassifier(3, width=32, n_blocks=2),
 }

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import matplotlib
 import numpy as np
@@ -122,21 +121,6 @@ def test_the_element_in_other_shapes():
 
 
 # In a browser, without the site
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if not program:
-        pytest.skip("no Chromium is installed: `make system` installs it on Debian")
-    from playwright.sync_api import sync_playwright
-
-    quiet = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
-    quiet += " --disable-background-networking --disable-component-update"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=quiet.split())
-        yield browser
-        browser.close()
 
 
 def opened(browser, element, width=1000, **options):

@@ -4,7 +4,7 @@ import re
 from urllib.parse import urljoin
 
 import pytest
-from test_site import SITE, address, chromium  # noqa: F401  the site, served, and a browser
+from test_site import SITE
 
 PAGE = SITE / "book" / "epipolar.html"
 pytestmark = [
@@ -15,7 +15,7 @@ pytestmark = [
 
 
 @pytest.fixture(params=[("light", 1280), ("dark", 390)], ids=["laptop, light", "phone, dark"])
-def tab(request, chromium, address):  # noqa: F811
+def tab(request, chromium, address):
     theme, width = request.param
     context = chromium.new_context(
         color_scheme=theme, viewport={"width": width, "height": 900}, reduced_motion="reduce", has_touch=width < 500

@@ -95,7 +95,7 @@ one_step = Exercise(
     points=1,
     contract="one_step(net, x, t, alpha, sigma) is x0_hat for samples x (B, ...) at time t, a number: the network says "
     "net(x, t) = v, the velocity, for a tensor t (B,); alpha and sigma are numbers.",
-    section="one-step",
+    section="editing-one-step",
     returns="x0_hat",
     finished=("course_utils.denoiser.to_x0", "course_utils.denoiser.Denoiser"),
 )
@@ -212,7 +212,7 @@ sdedit_start = Exercise(
     "functions of time.",
     section="sdedit",
     returns=("x", "times"),
-    finished=("course_utils.guidance.times_from", "course_utils.schedules.NoiseSchedule.add_noise"),
+    finished=("course_utils.schedules.NoiseSchedule.timesteps", "course_utils.schedules.NoiseSchedule.add_noise"),
 )
 
 
@@ -224,7 +224,7 @@ def _(value, inputs):
 
 @sdedit_start.solution
 def _(image, t_start, n, noise, alpha, sigma):
-    return noised(image, noise, alpha(t_start), sigma(t_start)), guidance.times_from(CosineSchedule(None), t_start, n)
+    return noised(image, noise, alpha(t_start), sigma(t_start)), CosineSchedule(None).timesteps(n, t_start)
 
 
 @sdedit_start.inputs
