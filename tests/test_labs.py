@@ -5,7 +5,7 @@ import sys
 
 import nbformat
 import pytest
-from lab_tools import ROOT, grade_id, shortened
+from lab_tools import ROOT, grade_id, only_graded, shortened
 from nbclient import NotebookClient
 
 from course_utils.authoring import find_labs, source_notebook
@@ -32,9 +32,9 @@ def test_the_students_notebook_stops_only_at_unwritten_answers(lab, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("lab", LABS, ids=lambda path: path.stem)
 def test_the_solved_lab_passes_nbmake(lab, tmp_path):
-    """With training shortened; the stand-in for Colab runs it whole."""
+    """Its answers and tests; the stand-in for Colab runs it whole, pictures and all."""
     file = tmp_path / f"{lab.stem}.ipynb"
-    nbformat.write(shortened(source_notebook(lab)), file)
+    nbformat.write(only_graded(source_notebook(lab)), file)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "--nbmake", "--nbmake-timeout=300", file]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0 and "1 passed" in ran.stdout, ran.stdout[-3000:]
