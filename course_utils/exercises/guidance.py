@@ -654,7 +654,7 @@ def one_too_much(net, x, t, y, scale):
 
 @cfg.misconception(
     "Conditional and unconditional are swapped (the halves of a doubled batch?): more scale, less of the class.",
-    read="mistakes",
+    read="guidance-mistakes",
 )
 def roles_swapped(net, x, t, y, scale):
     conditional, unconditional = with_and_without(net, x, t, y)
@@ -1289,7 +1289,7 @@ fix_the_guidance = Exercise(
     contract="fix_the_guidance(net, x, y, scale, times) is x_0, reached from x (B, ...) at times[0] by deterministic "
     "DDIM along the falling times, to 0, where net(x, t, y) says v on the continuous cosine schedule and the guided v "
     "is that of scale 0 for the null class, -1, and of scale 1 for y.",
-    section="mistakes",
+    section="guidance-mistakes",
     returns="x_0",
     finished=("course_utils.samplers.ddim", "course_utils.guidance.cfg"),
 )
