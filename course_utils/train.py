@@ -25,7 +25,7 @@ from course_utils.training import PRETRAINED, save
 # What a plain `python -m course_utils.train NAME` does; every number can be given on the command line.
 DEFAULTS = {
     "mnist": dict(epochs=8, batch_size=128, lr=2e-3, ema_decay=0.999),
-    "shapes": dict(epochs=40, batch_size=128, lr=2e-3, ema_decay=0.999),
+    "shapes": dict(epochs=8, batch_size=128, lr=2e-3, ema_decay=0.999),
     "cifar10": dict(epochs=13, batch_size=64, lr=1e-3, ema_decay=0.9995),  # a fifth of what the baseline took
     "mnist_classifier": dict(epochs=6, batch_size=128, lr=2e-3, ema_decay=0.99),
     "shapes_classifier": dict(epochs=10, batch_size=128, lr=2e-3, ema_decay=0.99),
