@@ -1,0 +1,282 @@
+"""What guidance, the sampler, its steps and eta do to the pictures of the CIFAR-10 model: the figures of chapter 5.
+
+Judge is the classifier that ships beside the model. A row is so many pictures, all classes alike, from the same noise:
+its Frechet distance in the classifier's features (which is not FID) to the 10,000 test pictures; its agreement, the
+share that the classifier takes for the class asked for; and its spread, the trace of the features' covariance within a
+class over that of the test pictures of the class, the mean over the classes. The floor is as many real pictures: of the
+training set, which the judge has learnt by heart in part; and of the test set, against the rest of it. A distance from
+few pictures is too large: compare rows of one file only.
+
+Each row is kept in the file as soon as it is there, and the same command goes on with a file that is not complete.
+Other weights or another number of pictures start it anew.
+
+    python benchmarks/cifar10.py --data cifar10.npz --log runs/cifar10/log.csv
+
+A picture costs the shipped network 0.8 GFLOP a call and a row at 20 guided steps 40 calls: for 500 pictures some three
+minutes on one core, all rows together three quarters of an hour, and --long the same again.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from course_utils.data import load_cifar10
+from course_utils.guidance import cfg, clip, condition
+from course_utils.metrics import classifier_accuracy, classifier_features, frechet_distance
+from course_utils.samplers import ddim, ddpm, dpmpp_2m, heun
+from course_utils.train import best_device
+from course_utils.training import PRETRAINED, WEIGHTS, load
+
+NAMES = ("cifar10", "cifar10_classifier")
+SAMPLERS = {sampler.__name__: sampler for sampler in (ddim, ddpm, dpmpp_2m, heun)}
+RANDOM = (ddim, ddpm)  # take a generator
+
+# In the order of their importance: the section of the file, and what is drawn. Heun calls the network twice a step but
+# for the last, so that 2 n - 1 calls are n steps.
+FEW = [("ddim", 10), ("ddim", 20), ("ddim", 40), ("dpmpp_2m", 10), ("dpmpp_2m", 20), ("dpmpp_2m", 40)]
+FEW += [("heun", 5), ("heun", 10), ("heun", 20)]
+ROWS = [("guidance", dict(scale=s, sampler="dpmpp_2m", steps=20)) for s in (1.0, 2.0, 3.0, 0.0, 1.5, 5.0)]
+ROWS += [("steps", dict(scale=1.0, sampler=sampler, steps=steps)) for sampler, steps in FEW]
+ROWS += [("eta", dict(scale=1.0, sampler="ddim", steps=20, eta=eta)) for eta in (0.0, 0.5, 1.0)]
+LONG = [("long", dict(scale=1.0, sampler="ddpm", steps=500))]
+
+
+def key(row):
+    """What tells a row from another one; without an eta DDIM's is 0."""
+    return row["sampler"], row["steps"], row["scale"], row.get("eta", 0.0)
+
+
+def calls(row):
+    """How often the network is called for one picture: twice a guess where it is guided."""
+    guesses = 2 * row["steps"] - 1 if row["sampler"] == "heun" else row["steps"]
+    return guesses * (1 if row["scale"] in (0, 1) else 2)
+
+
+def guided(model, y, scale):
+    """The denoiser of the classes y (B,) at a guidance scale, with no call that is not needed."""
+    if scale in (0, 1):
+        return condition(model, y if scale else None)
+    return cfg(condition(model, y), condition(model, None), scale)
+
+
+def draw(model, labels, scale, sampler, steps, eta=None, batch=50, bar=None):
+    """Pictures of the classes asked for, (N, 3, 32, 32) in [-1, 1] on the CPU, the same noise at every call.
+
+    The bar counts how often the network was called for a picture.
+    """
+    count = model.net.register_forward_hook(lambda net, inputs, out: bar.update(len(out))) if bar is not None else None
+    device, schedule, sampler, out = next(model.parameters()).device, model.schedule, SAMPLERS[sampler], []
+    noise = schedule.prior(len(labels), 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    options = {"generator": torch.Generator().manual_seed(1)} if sampler in RANDOM else {}
+    options |= {} if eta is None else {"eta": eta}
+    for x, y in zip(noise.split(batch), labels.split(batch), strict=True):
+        x, denoise = x.to(device, memory_format=torch.channels_last), clip(guided(model, y.to(device), scale))
+        states = sampler(denoise, schedule, x, schedule.timesteps(steps), **options)
+        out.append(deque(states, maxlen=1).pop().clamp(-1, 1).cpu())  # hundreds of states would not fit
+    if count:
+        count.remove()
+    return torch.cat(out)
+
+
+def within_classes(features, labels):
+    """The trace of the covariance of the features (N, F) within each of the ten classes: (10,)."""
+    return torch.stack([features[labels == k].double().var(0).sum() for k in range(10)])
+
+
+class Judge:
+    """What the classifier says of pictures, beside the real ones `images`, `labels`."""
+
+    def __init__(self, classifier, images, labels):
+        self.classifier, self.labels = classifier, labels
+        self.features = classifier_features(classifier, images)  # (N, F)
+
+    def measure(self, images, labels):
+        """Frechet distance, agreement in [0, 1] and spread of pictures of the classes that were asked for."""
+        return self.compare(classifier_features(self.classifier, images), labels) | {
+            "agreement": classifier_accuracy(self.classifier, images, labels)
+        }
+
+    def compare(self, features, labels, rest=slice(None)):
+        """Frechet distance and spread of features, beside those of the real pictures, or of `rest` of them."""
+        real = within_classes(self.features[rest], self.labels[rest])
+        return {
+            "frechet": frechet_distance(features, self.features[rest]),
+            "spread": (within_classes(features, labels) / real).mean().item(),
+        }
+
+    def held_back(self, n):
+        """So many of the real pictures beside the rest of them."""
+        chosen = alike(self.labels, n)
+        rest = torch.ones(len(self.labels), dtype=torch.bool).index_fill(0, chosen, False)
+        return self.compare(self.features[chosen], self.labels[chosen], rest)
+
+
+def alike(labels, n):
+    """The indices of n pictures, chosen at random and as many of each class: (n,)."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    return torch.cat([order[labels[order] == k][: n // 10] for k in range(10)])
+
+
+class Record:
+    """The file that the figures are kept in: read where it is of the same weights and number of pictures."""
+
+    def __init__(self, path, **head):
+        self.path, self.content = Path(path), head
+        if self.path.exists():
+            content = json.loads(self.path.read_text("utf-8"))
+            if all(content.get(name) == head[name] for name in ("weights", "n_samples")):
+                self.content = content | {"device": head["device"]}
+            else:
+                print(f"{path} is of other weights or another number of pictures: it starts anew")
+
+    def put(self, section, value):
+        self.content[section] = value
+        part = self.path.with_suffix(".part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(self.content, indent=1) + "\n", "utf-8")
+        part.replace(self.path)  # a kill in the middle leaves the file before
+
+    def rows(self, section):
+        """The rows of a section that are there, by their keys."""
+        return {key(row): row for row in self.content.get(section, [])}
+
+    def all_rows(self):
+        return {k: row for section in ("guidance", "steps", "eta", "long") for k, row in self.rows(section).items()}
+
+    def add(self, section, row):
+        """A row into its place, which is by sampler, steps, scale and eta, not by the time it was measured."""
+        self.put(section, sorted([*self.content.get(section, []), row], key=key))
+        if section == "long":
+            measured = {name: row[name] for name in ("steps", "agreement", "spread")}
+            self.put("baseline_steps", {"frechet_500_ancestral": row["frechet"]} | measured)
+
+
+def timing(model, device):
+    """Seconds and memory for 16 guided pictures at 20 steps, before this process has loaded any data."""
+    labels = torch.arange(16) % 10
+    draw(model, labels[:2], 2.0, "dpmpp_2m", 1, batch=16)  # what only the first call costs
+    started = time.perf_counter()
+    draw(model, labels, 2.0, "dpmpp_2m", 20, batch=16)
+    return {"pictures": 16, "steps": 20, "scale": 2.0, "seconds": time.perf_counter() - started,
+            "peak_gb": peak_memory(device) / 1e9, "threads": torch.get_num_threads()}  # fmt: skip
+
+
+def peak_memory(device):
+    """Bytes: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    import resource  # where there is none, as on Windows, only this row is lost
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def device_name(device):
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    names = [s.partition(":")[2].strip() for s in info.read_text().splitlines() if s.startswith("model name")] if (
+        info.exists()
+    ) else []  # fmt: skip
+    return f"{device.type.upper()}{f' ({names[0]})' if names else ''}, {torch.get_num_threads()} threads"
+
+
+def training_table(path):
+    """A run's log.csv as [{"epoch", "loss", "pflop"}]: the loss is the validation loss."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {"epoch": int(r["epoch"]), "loss": float(r["validation"]), "pflop": float(r["pflop"])} for r in rows
+    ]  # fmt: skip
+
+
+def measure(record, model, classifier, load_data, rows, n, batch=50):
+    """Fill the record with what it lacks: the floors and the rows; load_data(split) gives pictures and labels."""
+    todo = [(section, row) for section, row in rows if key(row) not in record.rows(section)]
+    if not todo and {"floor", "floor_test"} <= record.content.keys():
+        return
+    judge, labels = Judge(classifier, *load_data("test")), torch.arange(n) % 10
+    if "floor" not in record.content:
+        images, real = load_data("train")
+        chosen = alike(real, n)
+        record.put("floor", judge.measure(images[chosen], real[chosen]))
+    if "floor_test" not in record.content:
+        record.put("floor_test", judge.held_back(n))
+    costs = {key(row): calls(row) for _, row in todo if key(row) not in record.all_rows()}
+    with tqdm(total=n * sum(costs.values()), unit="call", unit_scale=True, mininterval=1) as bar:
+        for section, row in todo:
+            bar.set_description(f"{section} " + " ".join(str(value) for value in row.values()))
+            known = record.all_rows().get(key(row))  # the same pictures may stand in two sections
+            if not known:
+                started = time.perf_counter()
+                measured = judge.measure(draw(model, labels, **row, batch=batch, bar=bar), labels)
+                known = {"calls": calls(row)} | measured | {"seconds": round(time.perf_counter() - started, 1)}
+            record.add(section, row | {name: v for name, v in known.items() if name != "eta"})
+
+
+def report(content):
+    """The file as tables."""
+    print(f"\n{content['n_samples']} pictures a row, on {content['device']}\n")
+    print("| | sampler | steps | scale | eta | calls | Frechet distance | agreement, % | spread |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    rows = [(name, [content[name]]) for name in ("floor", "floor_test") if name in content]
+    rows += [(name, content[name]) for name in ("guidance", "steps", "eta", "long") if name in content]
+    for section, row in ((section, row) for section, part in rows for row in part):
+        agreement = f"{100 * row['agreement']:.1f}" if "agreement" in row else ""
+        said = [row.get(name, "") for name in ("sampler", "steps", "scale", "eta", "calls")]
+        cells = [section, *said, f"{row['frechet']:.2f}", agreement, f"{row['spread']:.2f}"]
+        print("|", " | ".join(str(cell) for cell in cells), "|")
+    if "timing" in content:
+        print("\n16 guided pictures at 20 steps: {seconds:.1f} s, {peak_gb:.2f} GB".format(**content["timing"]))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="download", help="CIFAR-10: download, or a file or folder (load_cifar10)")
+    parser.add_argument("--n", type=int, help="pictures a row (5,000 on a GPU, 500 on a CPU)")
+    parser.add_argument("--batch", type=int, help="pictures drawn at once (500 on a GPU, 50 on a CPU)")
+    parser.add_argument("--device", help="cuda, mps or cpu (the best there is)")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder with the weights (those that ship)")
+    parser.add_argument("--out", type=Path, default=Path("book/_static/measured/cifar10.json"))
+    parser.add_argument("--log", type=Path, help="log.csv of the model's training run, for the table of its epochs")
+    parser.add_argument("--baseline-log", type=Path, help="the same of the network that chapter 5 grew from")
+    parser.add_argument("--long", action="store_true", help="also 500 ancestral steps")
+    chosen = parser.parse_args()
+    try:
+        device = best_device(chosen.device)
+        small = device.type == "cpu"
+        n, batch = chosen.n or (500 if small else 5000), chosen.batch or (50 if small else 500)
+        if n % 10 or not 20 <= n <= 5000:
+            parser.error(f"--n {n}: give tens, at least 20 and at most 5,000, so that every class has its share")
+        files = {name: chosen.weights / f"{name}.safetensors" for name in NAMES}
+        model, classifier = (
+            load(PRETRAINED[name](), files[name]).eval().requires_grad_(False).to(device) for name in NAMES
+        )
+        model.to(memory_format=torch.channels_last)
+        sums = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+        head = {"device": device_name(device), "n_samples": n, "weights": sums}
+        record = Record(chosen.out, **head)
+        logs = {"ours": chosen.log, "baseline": chosen.baseline_log}
+        if any(logs.values()):
+            tables = {name: training_table(path) for name, path in logs.items() if path}
+            record.put("training", record.content.get("training", {}) | tables)
+        if "timing" not in record.content:
+            record.put("timing", timing(model, device))
+        rows = ROWS + (LONG if chosen.long else [])
+        measure(record, model, classifier, lambda split: load_cifar10(split, chosen.data, quiet=True), rows, n, batch)
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Stopped: the same command goes on with the row that it was at.")
+    report(record.content)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The benchmark of chapter 5 counts what it calls, goes on where it was, and its spread is what it says."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from course_utils.classifier import SmallClassifier
+from course_utils.denoiser import Denoiser
+from course_utils.schedules import CosineSchedule
+
+FILE = Path(__file__).parents[1] / "benchmarks" / "cifar10.py"
+N = 20
+HEAD = {"device": "here", "n_samples": N, "weights": {"cifar10": "1", "cifar10_classifier": "2"}}
+
+
+@pytest.fixture(scope="module")
+def cifar10():
+    spec = importlib.util.spec_from_file_location("benchmark_cifar10", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Small(nn.Module):
+    """A velocity that depends on the picture, the time and the class."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix, self.tint, self.n_calls = nn.Conv2d(3, 3, 1), nn.Embedding(11, 3), 0
+
+    def forward(self, x, t, y=None):
+        self.n_calls += len(x)
+        return self.mix(x) * t[:, None, None, None] + self.tint(y % 11)[:, :, None, None]
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Denoiser(Small(), CosineSchedule(None), "v").requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    torch.manual_seed(0)
+    return SmallClassifier(3, width=2).eval()
+
+
+def data(split):
+    """Pictures whose classes differ in brightness."""
+    generator, labels = torch.Generator().manual_seed(len(split)), torch.arange(200) % 10
+    noise = torch.randn(200, 3, 32, 32, generator=generator)
+    return (0.3 * noise + labels[:, None, None, None] / 5 - 0.9).clamp(-1, 1), labels
+
+
+def test_every_row_calls_the_network_as_often_as_it_says(cifar10, model):
+    for _, row in cifar10.ROWS:
+        model.net.n_calls = 0
+        x = cifar10.draw(model, torch.arange(4), **row, batch=3)
+        assert model.net.n_calls == 4 * cifar10.calls(row) and x.shape == (4, 3, 32, 32) and x.abs().max() <= 1
+
+
+def test_equal_calls_in_the_sweep_of_steps(cifar10):
+    """For every number of calls of DDIM's there is each sampler with as many, Heun's with one less."""
+    counts = {}
+    for section, row in cifar10.ROWS:
+        if section == "steps":
+            counts.setdefault(row["sampler"], []).append(cifar10.calls(row))
+    assert counts["ddim"] == counts["dpmpp_2m"] == [calls + 1 for calls in counts["heun"]] == [10, 20, 40]
+
+
+def test_the_pictures_do_not_depend_on_the_batch(cifar10, model):
+    labels = torch.arange(6)
+    for row in (dict(scale=2.0, sampler="dpmpp_2m", steps=3), dict(scale=0.0, sampler="heun", steps=2)):
+        whole, parts = (cifar10.draw(model, labels, **row, batch=batch) for batch in (6, 4))
+        torch.testing.assert_close(whole, parts)
+
+
+def test_the_spread_is_a_ratio_of_variances(cifar10, classifier):
+    images, labels = data("test")
+    judge = cifar10.Judge(classifier, images, labels)
+    itself = judge.compare(judge.features, labels)
+    assert itself["spread"] == pytest.approx(1) and itself["frechet"] == pytest.approx(0, abs=1e-6)
+    assert judge.compare(3 * judge.features, labels)["spread"] == pytest.approx(9, rel=1e-4)
+    by_hand = judge.features[labels == 4].double().T.cov().trace()
+    assert cifar10.within_classes(judge.features, labels)[4].item() == pytest.approx(by_hand.item(), rel=1e-4)
+
+
+def test_a_floor_has_all_classes_alike_and_none_twice(cifar10):
+    labels = data("train")[1]
+    chosen = cifar10.alike(labels, N)
+    assert len(set(chosen.tolist())) == N and labels[chosen].bincount().tolist() == [N // 10] * 10
+
+
+def test_a_killed_run_goes_on_where_it_was(cifar10, model, classifier, tmp_path, monkeypatch):
+    rows = [row for row in cifar10.ROWS if row[1]["steps"] <= 10] + [("eta", dict(cifar10.ROWS[-2][1], steps=4))]
+    rows += [("guidance", dict(scale=1.0, sampler="ddim", steps=10))]  # also in the steps: drawn once
+    distinct = {cifar10.key(row): cifar10.calls(row) for _, row in rows}
+
+    def run(path):
+        record = cifar10.Record(path, **HEAD)
+        cifar10.measure(record, model, classifier, data, rows, N, batch=N)
+        return record.content
+
+    def timeless(content):
+        """What was measured, less how long it took."""
+        if isinstance(content, list):
+            return [timeless(part) for part in content]
+        if isinstance(content, dict):
+            return {name: timeless(part) for name, part in content.items() if name != "seconds"}
+        return content
+
+    whole = run(tmp_path / "whole.json")
+    assert len(distinct) < len(rows) and model.net.n_calls == N * sum(distinct.values())
+
+    drawn, draw = [], cifar10.draw
+
+    def killed(*args, **row):
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        drawn.append(row)
+        return draw(*args, **row)
+
+    monkeypatch.setattr(cifar10, "draw", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts.json")
+    monkeypatch.setattr(cifar10, "draw", draw)
+    model.net.n_calls = 0
+    assert timeless(run(tmp_path / "parts.json")) == timeless(whole)
+    done = sum(cifar10.calls(row) for row in drawn)
+    assert done and model.net.n_calls == N * (sum(distinct.values()) - done)
+
+    model.net.n_calls = 0
+    assert timeless(run(tmp_path / "parts.json")) == timeless(whole) and model.net.n_calls == 0
+
+
+def test_other_weights_start_anew(cifar10, tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    cifar10.Record(path, **HEAD).put("floor", {"frechet": 1.0})
+    assert "floor" in cifar10.Record(path, **HEAD).content and not capsys.readouterr().out
+    for other in (HEAD | {"weights": {"cifar10": "3", "cifar10_classifier": "2"}}, HEAD | {"n_samples": 30}):
+        assert "floor" not in cifar10.Record(path, **other).content
+        assert "starts anew" in capsys.readouterr().out
+
+
+def test_the_training_table_is_the_log(cifar10, tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("epoch,step,loss,validation,pflop,seconds\n1,781,0.2,0.1566,0.39,100\n2,1562,0.15,0.14,0.78,200\n")
+    first, second = cifar10.training_table(log)
+    assert first == {"epoch": 1, "loss": 0.1566, "pflop": 0.39} and second["epoch"] == 2
