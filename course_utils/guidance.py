@@ -171,14 +171,15 @@ def fits(shape, other):
 def check_picture(name, picture):
     """Raises TypeError or ValueError where this is no tensor of finite floats, or a picture that leaves [-1, 1].
 
-    Points (B, D) may lie anywhere.
+    Points (B, D) may lie anywhere, and so may latents, which have more than a picture's three channels.
     """
     if not (torch.is_tensor(picture) and picture.is_floating_point()):
         kind = picture.dtype if torch.is_tensor(picture) else type(picture).__name__
         raise TypeError(f"{name} is a tensor of floats, not {kind}; bytes / 127.5 - 1 are floats in [-1, 1]")
     if not picture.isfinite().all():
         raise ValueError(f"{name} has entries that are not finite (NaN or infinity)")
-    if picture.ndim > 2 and picture.abs().max() > 1 + 1e-3:
+    latent = picture.ndim == 4 and picture.shape[1] > 3
+    if picture.ndim > 2 and not latent and picture.abs().max() > 1 + 1e-3:
         raise ValueError(
             f"{name} runs from {picture.min():.4g} to {picture.max():.4g}; pictures are in [-1, 1]: "
             "divide bytes by 127.5 and subtract 1, or clamp what strays a little"
