@@ -439,6 +439,17 @@ def test_a_bad_picture_is_refused(picture, error, words):
         sdedit(toy(1), LinearSchedule(), picture, 0.5)
 
 
+def test_latents_have_no_range():
+    """More channels than colours: they lie anywhere, and still have to be finite floats."""
+    latents = 5 * torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    x0 = inpaint(lambda x, t: 0 * x, latents, torch.ones(6, 6))(torch.zeros_like(latents), 0.5)
+    assert torch.equal(x0, latents) and latents.abs().max() > 2
+    *_, x0 = sdedit(lambda x, t: latents, LinearSchedule(), latents, 0.5, n=2)
+    torch.testing.assert_close(x0, latents)
+    with pytest.raises(ValueError, match="not finite"):
+        inpaint(toy(1), latents / 0, torch.ones(6, 6))
+
+
 def test_a_bad_mask_is_refused():
     known = pictures(1)
     for mask in (torch.ones(5, 6), torch.ones(2, 3, 6, 6), torch.ones(1, 1, 3, 6, 6), [1, 0]):
