@@ -21,20 +21,22 @@ def energies(energy, x):
     return e
 
 
-def score_of(energy):
-    """The score x (B, ...) -> -grad E(x), the same shape: the gradient of log p, whatever Z is.
+def energy_and_score(energy, x):
+    """E(x) (B,) and the score -grad E(x) (B, ...), the gradient of log p whatever Z is, from one pass.
 
-    Where gradients are on, as in a training loss, the score keeps its graph; under no_grad it is a plain tensor.
+    Where gradients are on, as in a training loss, both keep their graph; under no_grad they are plain tensors.
     """
+    keep = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = x if keep and x.requires_grad else x.detach().requires_grad_()
+        e = energies(energy, x)
+        (grad,) = torch.autograd.grad(e.sum(), x, create_graph=keep)
+    return (e, -grad) if keep else (e.detach(), -grad)
 
-    def score(x):
-        keep = torch.is_grad_enabled()
-        with torch.enable_grad():
-            x = x if keep and x.requires_grad else x.detach().requires_grad_()
-            (grad,) = torch.autograd.grad(energies(energy, x).sum(), x, create_graph=keep)
-        return -grad
 
-    return score
+def score_of(energy):
+    """The score of an energy as a function x (B, ...) -> -grad E(x), the same shape."""
+    return lambda x: energy_and_score(energy, x)[1]
 
 
 def product(*several):
@@ -102,7 +104,9 @@ class EnergyNet(nn.Module):
     def __init__(self, dim=2, width=128, depth=3, base_std=2.0):
         super().__init__()
         if min(dim, width, depth) < 1 or not base_std > 0:
-            raise ValueError(f"dim = {dim}, width = {width}, depth = {depth} are at least 1, base_std = {base_std} > 0")
+            raise ValueError(
+                f"dim = {dim}, width = {width}, depth = {depth}: at least 1; base_std = {base_std}: it is above 0"
+            )
         self.dim, self.base_std = dim, base_std
         self.register_buffer("octave", 1.5 * 2.0 ** torch.arange(3), persistent=False)
         sizes = [7 * dim] + [width] * depth
@@ -128,7 +132,9 @@ class ConvEnergy(nn.Module):
     def __init__(self, channels=1, size=28, width=16, base_std=1.0):
         super().__init__()
         if min(channels, size, width) < 1 or not base_std > 0:
-            raise ValueError(f"channels = {channels}, size = {size}, width = {width}: at least 1; base_std above 0")
+            raise ValueError(
+                f"channels = {channels}, size = {size}, width = {width}: each is at least 1; base_std is above 0"
+            )
         self.shape, self.base_std = (channels, size, size), base_std
         layers, c, side = [], channels, size
         for level in range(3):

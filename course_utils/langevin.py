@@ -10,7 +10,7 @@ import math
 import torch
 
 from course_utils.denoiser import from_x0
-from course_utils.energy import energies, score_of
+from course_utils.energy import energy_and_score
 from course_utils.samplers import check_falling, ddpm, noise_like, steps
 from course_utils.schedules import check_schedule
 
@@ -43,11 +43,13 @@ def mala(energy, x, step, n_steps, generator=None):
     Raises as `langevin`, and FloatingPointError where the energy is not a number.
     """
     check_step(step, n_steps)
-    score, each = score_of(energy), (len(x),) + (1,) * (x.ndim - 1)
-    e, s = number(energies(energy, x)), score(x)
+    each = (len(x),) + (1,) * (x.ndim - 1)
+    e, s = energy_and_score(energy, x)
+    number(e)
     for _ in range(n_steps):
         proposal = x + step * s + math.sqrt(2 * step) * noise_like(x, generator)
-        e_new, s_new = number(energies(energy, proposal)), score(proposal)
+        e_new, s_new = energy_and_score(energy, proposal)
+        number(e_new)
         there = (proposal - x - step * s).square().flatten(1).sum(1)  # -4 step log q(x' | x), but for a constant
         back = (x - proposal - step * s_new).square().flatten(1).sum(1)
         log_ratio = (e - e_new) + (there - back) / (4 * step)
@@ -157,7 +159,6 @@ def within(bound, x, where):
 
 
 def number(e):
-    """e itself; raises FloatingPointError for NaN: +infinity is only a place where no chain goes."""
-    if e.isnan().any() or (e == -math.inf).any():
-        raise FloatingPointError(f"the energy is {e[e.isnan() | (e == -math.inf)][0]}: no chain can be run on it")
-    return e
+    """Raises FloatingPointError for NaN or -infinity: +infinity is only a place where no chain goes."""
+    if not (e > -math.inf).all():
+        raise FloatingPointError(f"the energy is {e[~(e > -math.inf)][0]}: no chain can be run on it")

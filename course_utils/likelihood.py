@@ -21,7 +21,7 @@ def log_likelihood(denoise, schedule, x, times, directions=None):
     phi = atan2(sigma, alpha) the point y = x / hypot(alpha, sigma) moves with velocity v, and log p changes by the
     integral of div v. The trace is exact, one backward pass a coordinate; for pictures give `directions` (K, B, ...) of
     signs +-1, whose mean is unbiased. Second order in the steps. Raises ValueError for times that do not fall from 1
-    to 0, FloatingPointError where the ODE leads to no number.
+    to 0 and for a denoiser without gradient, FloatingPointError where the ODE leads to no number.
     """
     walk = list(steps(schedule, times))
     if walk[0][0] != 1 or walk[-1][1] != 0:
@@ -49,6 +49,9 @@ def velocity_at(denoise, t, alpha, sigma):
 
     def velocity(y):
         x = scale * y
-        return from_x0("v", denoise(x, t), x, alpha, sigma) / scale
+        x0 = denoise(x, t)
+        if torch.is_grad_enabled() and not x0.requires_grad:  # the trace would lack the denoiser's part, unseen
+            raise ValueError("x0_hat has no gradient with respect to x: was it computed under no_grad, or detached?")
+        return from_x0("v", x0, x, alpha, sigma) / scale
 
     return velocity

@@ -9,7 +9,7 @@ Sources: Hinton 2002, Tieleman 2008, Du & Mordatch 2019 (contrastive divergence)
 import torch
 
 from course_utils.energy import energies, score_of
-from course_utils.langevin import langevin
+from course_utils.langevin import langevin, mala
 from course_utils.schedules import check_shapes
 
 GAP_MAX = 1e4  # nats between data and samples: a chain that follows its score closes a gap long before
@@ -60,15 +60,22 @@ class ReplayBuffer:
         self.x[index] = x.detach()
 
 
-def persistent_loss(buffer, step, n_steps, l2=0.0, temperature=1.0):
+def persistent_loss(buffer, step, n_steps, l2=0.0, temperature=1.0, metropolis=False):
     """A loss for `fit`: chains from the buffer walk n_steps on the energy as it is now, then contrastive divergence.
 
-    fit(EnergyNet(), persistent_loss(ReplayBuffer(start), 0.01, 20), batches(x, 256), 1000) trains.
+    fit(EnergyNet(), persistent_loss(ReplayBuffer(start), 0.01, 20), batches(x, 256), 1000) trains. With `metropolis`
+    the chains are those of `mala`, at temperature 1: an energy that became too steep for the step then refuses
+    proposals, where plain Langevin overshoots and training comes apart.
     """
+    if metropolis and temperature != 1:
+        raise ValueError(f"temperature = {temperature}; Metropolis-adjusted chains walk at temperature 1")
 
     def loss_fn(energy, x_data):
         index, x = buffer.draw(len(x_data))
-        *_, x = langevin(score_of(energy), x, step, n_steps, temperature)
+        if metropolis:
+            *_, (x, _) = mala(energy, x, step, n_steps)
+        else:
+            *_, x = langevin(score_of(energy), x, step, n_steps, temperature)
         buffer.put(index, x)
         return contrastive_divergence(energy, x_data, x, l2)
 
