@@ -97,19 +97,20 @@ class EnergyNet(nn.Module):
     """|x|^2 / (2 base_std^2) + f(x), f a network of SiLU units: x (B, dim) -> (B,).
 
     f grows no faster than a straight line, so the first term keeps Z finite: far out the model is a Gaussian, and no
-    chain walks off. f also sees waves of the coordinates at three octaves (Tancik et al. 2020): fine detail.
-    Raises ValueError for sizes below 1, base_std not above 0, and points of another dimension.
+    chain walks off. f also sees waves of the coordinates at so many `octaves` (Tancik et al. 2020), which show it fine
+    detail in the plane; with many coordinates take 0. Raises ValueError for sizes below 1 (octaves: 0), base_std not
+    above 0, and points of another dimension.
     """
 
-    def __init__(self, dim=2, width=128, depth=3, base_std=2.0):
+    def __init__(self, dim=2, width=128, depth=3, base_std=2.0, octaves=3):
         super().__init__()
-        if min(dim, width, depth) < 1 or not base_std > 0:
+        if min(dim, width, depth, octaves + 1) < 1 or not base_std > 0:
             raise ValueError(
                 f"dim = {dim}, width = {width}, depth = {depth}: at least 1; base_std = {base_std}: it is above 0"
             )
         self.dim, self.base_std = dim, base_std
-        self.register_buffer("octave", 1.5 * 2.0 ** torch.arange(3), persistent=False)
-        sizes = [7 * dim] + [width] * depth
+        self.register_buffer("octave", 1.5 * 2.0 ** torch.arange(octaves), persistent=False)
+        sizes = [dim * (1 + 2 * octaves)] + [width] * depth
         hidden = [part for pair in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(*pair), nn.SiLU())]
         self.f = nn.Sequential(*hidden, nn.Linear(width, 1))
 

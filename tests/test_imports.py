@@ -34,11 +34,13 @@ def test_every_module_says_what_it_is(path):
     assert path.read_text().startswith('"""')
 
 
-# What a reader reads to know how diffusion models work; around it are data sets, pictures and commands.
-TEACHING = "schedules denoiser mixtures samplers guidance losses models training metrics".split()
+# What a reader reads to know how diffusion models work; around it are data sets, pictures and commands. The theory of
+# chapters 1 and 2 (energies, Langevin dynamics, score matching, likelihood) is a good quarter of it.
+TEACHING = "schedules denoiser mixtures samplers guidance models training metrics".split()
+TEACHING += "energy langevin losses likelihood".split()
 
 
 def test_the_core_fits_in_a_head():
     lines = {path.stem: len(path.read_text().splitlines()) for path in CORE}
-    assert sum(lines.get(name, 0) for name in TEACHING) <= 1600, lines
+    assert sum(lines.get(name, 0) for name in TEACHING) <= 2000, lines
     assert max(lines.values()) <= 350, lines
