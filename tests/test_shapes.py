@@ -155,13 +155,9 @@ def test_how_many():
 
 
 def test_the_shape_stands_out():
-    """Light on dark or dark on light, at even odds: luminance inside and outside differ, whatever the hues."""
-    rng = np.random.default_rng(0)
-    ground, shape = shapes._colours(2000, rng)
-    gap = (shape @ LUMINANCE)[:, None] - ground @ LUMINANCE
-    assert np.abs(gap).min() > 0.29
-    assert (np.sign(gap[:, 0]) == np.sign(gap[:, 1])).all()
-    assert np.mean(gap[:, 0] > 0) == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(2000))
+    """Light on dark, whatever the hues: so the mean picture of a class shows it too."""
+    ground, shape = shapes._colours(2000, np.random.default_rng(0))
+    assert ((shape @ LUMINANCE)[:, None] - ground @ LUMINANCE).min() > 0.29
 
 
 def test_the_picture_shows_the_shape_of_its_class(monkeypatch):
