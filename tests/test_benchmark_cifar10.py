@@ -94,7 +94,7 @@ def test_a_floor_has_all_classes_alike_and_none_twice(cifar10):
     assert len(set(chosen.tolist())) == N and labels[chosen].bincount().tolist() == [N // 10] * 10
 
 
-def test_a_killed_run_goes_on_where_it_was(cifar10, model, classifier, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_where_it_was(cifar10, model, classifier, tmp_path, monkeypatch, capsys):
     rows = [row for row in cifar10.ROWS if row[1]["steps"] <= 10] + [("eta", dict(cifar10.ROWS[-2][1], steps=4))]
     rows += [("guidance", dict(scale=1.0, sampler="ddim", steps=10))]  # also in the steps: drawn once
     distinct = {cifar10.key(row): cifar10.calls(row) for _, row in rows}
@@ -134,6 +134,11 @@ def test_a_killed_run_goes_on_where_it_was(cifar10, model, classifier, tmp_path,
 
     model.net.n_calls = 0
     assert timeless(run(tmp_path / "parts.json")) == timeless(whole) and model.net.n_calls == 0
+
+    capsys.readouterr()
+    cifar10.report(whole | {"timing": cifar10.timing(model, torch.device("cpu"))})
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(lines) == 1 + 2 + len(rows) and len({line.count("|") for line in lines}) == 1
 
 
 def test_other_weights_start_anew(cifar10, tmp_path, capsys):
