@@ -276,8 +276,8 @@ image_grid(
 )
 
 # %% [markdown]
-# **Look:** the maps differ from place to place: each query gets an answer of its own. Where the weight is large, there
-# the value comes from, and it may be the other end of the picture.
+# **Look:** each query gets an answer of its own. Where the map is bright, there its value comes from, and that may be
+# the other end of the picture. Compare a place on the shape with one on the ground.
 #
 # Don't read too much into them. This is one block of several, and nobody told it what to look for.
 
