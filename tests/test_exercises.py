@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from course_utils import geometry, guidance, metrics, models, training
+from course_utils import energy, geometry, guidance, langevin, losses, metrics, models, training
 from course_utils.denoiser import Denoiser, diffusion_loss, from_x0, to_x0
 from course_utils.exercises import EXERCISES, Exercise, __main__, check, grade, working
 from course_utils.exercises.__main__ import student
 from course_utils.exercises.comparing import difference
 from course_utils.exercises.ddpm_2d import ToyNet, gaussian_net, schedule_of
 from course_utils.mixtures import GaussianMixture
-from course_utils.samplers import ddim, ddpm
+from course_utils.samplers import ddim, ddpm, heun
 from course_utils.schedules import CosineSchedule, LinearSchedule, QuadraticSchedule
 from course_utils.training import warmed_up
 
@@ -73,7 +73,7 @@ def test_sentences_lead_to_the_page(exercise):
         html, _, anchor = target.partition("#")
         assert html == f"{exercise.chapter}.html" and anchor in anchors
     sentences = [m.sentence for m in exercise.misconceptions.values()]
-    assert len(set(sentences)) == len(sentences) and all(len(s) > 20 and s.endswith(".") for s in sentences)
+    assert len(set(sentences)) == len(sentences) and all(len(s) > 20 and s[-1] in ".?" for s in sentences)
 
 
 @named("misconceptions")
@@ -123,7 +123,36 @@ def ddpm_step(net, x, k, beta, alpha_bar, z):
     return next(ddpm(Denoiser(net, schedule), schedule, x, torch.tensor([k, k - 1]).double() / schedule.T))
 
 
+def chain(step, x):
+    return next(langevin.langevin(lambda x: -x, x, step, 1))
+
+
 FINISHED = {
+    "energy.log_density": lambda e, x, grid, cell: energy.log_density(e, grid, cell)[: len(x)],
+    "energy.score": lambda e, x: energy.score_of(e)(x).detach(),
+    "energy.langevin": lambda score, x, step, noise: chain(step, x),
+    "energy.metropolis": lambda e, score, x, proposal, step, u: next(langevin.mala(e, x, step, 1)),
+    "energy.contrastive_divergence": losses.contrastive_divergence,
+    "energy.replay_step": lambda buffer, *_: losses.ReplayBuffer(lambda n: buffer[:n], len(buffer)).draw(1),
+    "energy.compose": lambda a, b, x: (energy.product(a, b)(x), energy.mixture(a, b)(x)),
+    "energy.fix_the_chain": lambda e, score, x, step, noise, u: next(langevin.mala(e, x, step, 1))[0],
+    "score_matching.mixture_score": lambda x, *mixture: GaussianMixture(*mixture).score(x),
+    "score_matching.implicit_loss": losses.implicit_score_matching,
+    "score_matching.sliced_loss": lambda score, x, v: losses.sliced_score_matching(score, x, v[None]),
+    "score_matching.dsm_loss": lambda score, x0, noise, sigma: losses.denoising_score_matching(
+        lambda x: score(x, sigma), x0, sigma, noise, weighted=True
+    ),
+    "score_matching.tweedie": lambda score, x, alpha, sigma: (to_x0("score", score(x), x, alpha, sigma), x),
+    "score_matching.annealed_langevin": lambda score, x, sigmas, eps, noise: next(
+        langevin.annealed_langevin(score, sigmas, x, 1, eps)
+    ),
+    "score_matching.heun_step": lambda score, x, *_: next(heun(lambda x, t: x, CosineSchedule(None), x, [0.9, 0.5])),
+    "score_matching.reverse_step": lambda score, x, *_: next(
+        langevin.reverse_sde(lambda x, t: x, CosineSchedule(None), x, [0.9, 0.5])
+    ),
+    "score_matching.fix_the_corrector": lambda score, x, *_: next(
+        langevin.predictor_corrector(lambda x, t: x, CosineSchedule(None), x, [0.9, 0.5])
+    ),
     "ddpm_2d.quadratic_betas": lambda T, beta_start, beta_end: QuadraticSchedule(T, beta_start, beta_end).beta,
     "ddpm_2d.alpha_bar": lambda beta: LinearSchedule(len(beta) - 1).alpha_bar,
     "ddpm_2d.q_sample": lambda x0, k, noise, ab: LinearSchedule(len(ab) - 1).add_noise(x0, k / (len(ab) - 1), noise),
@@ -504,7 +533,7 @@ def test_an_unknown_exercise_is_named():
     for judge in (check, grade, working):
         with pytest.raises(ValueError, match="there is no exercise 'ddpm_2d.qsample': did you mean 'ddpm_2d.q_sample'"):
             judge("ddpm_2d.qsample", stub)
-    with pytest.raises(ValueError, match="there are ddpm_2d.quadratic_betas"):
+    with pytest.raises(ValueError, match="there are energy.log_density"):
         check("pottery", stub)
 
 

@@ -13,16 +13,20 @@ from course_utils.exercises import (
     ddpm_mnist_bugs,
     ddpm_mnist_networks,
     editing,
+    energy,
     epipolar,
     epipolar_matches,
     guidance,
     guidance_networks,
+    score_matching,
 )
 from course_utils.exercises.exercise import Exercise, Misconception, Result
 
 __all__ = ["EXERCISES", "Exercise", "Misconception", "Result", "check", "grade", "working"]
 
 CHAPTERS = (
+    energy,
+    score_matching,
     ddpm_2d,
     ddpm_mnist_networks,
     ddpm_mnist,

@@ -286,7 +286,10 @@ def without_numbers(inputs):
 def in_memory(value):
     """A tensor or module of the device "meta" with numbers in it: levels of 1, floats that fall (as alpha_bar does)."""
     if isinstance(value, nn.Module):
-        return copy.deepcopy(value).to_empty(device="cpu")
+        module = copy.deepcopy(value).to_empty(device="cpu")
+        for tensor in module.state_dict().values():
+            tensor.fill_(1)  # in place of what happens to lie in memory, which may be NaN
+        return module
     if not (torch.is_tensor(value) and value.is_meta):
         return value
     if not value.is_floating_point():
