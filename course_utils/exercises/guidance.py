@@ -454,7 +454,9 @@ guided_score = Exercise(
 @guided_score.solution
 def _(x, y, means, std, scale):
     unconditional = GaussianMixture(means, std).score(x)
-    conditional = torch.cat([GaussianMixture(means[c][None], std).score(p[None]) for c, p in zip(y, x, strict=True)])
+    conditional = torch.empty_like(x)
+    for c in y.unique():  # not point by point: a lab runs this thousands of times
+        conditional[y == c] = GaussianMixture(means[c][None], std).score(x[y == c])
     return cfg_of(lambda *_: conditional, lambda *_: unconditional, scale)(x, 0)
 
 
