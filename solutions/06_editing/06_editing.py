@@ -158,7 +158,7 @@ image_grid(
 # %%
 torch.manual_seed(0)
 times = [0.2, 0.4, 0.6, 0.8, 0.9]
-clean = images[:20]
+clean = images[:16]
 errors = [[(x - clean).square().mean().sqrt() for x in three_ways(clean, t, 10)[1:]] for t in times]
 _, ax = plt.subplots(figsize=(5, 2.8), layout="constrained")
 for values, name, color, line in zip(
@@ -290,7 +290,7 @@ asked = torch.arange(20) % 10
 steps = [0.2, 0.4, 0.6, 0.8, 0.95]
 _, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
 for name, denoise, color, line in (("with its label", draws(asked), BLUE, "o-"), ("no label", draws(), ORANGE, "s--")):
-    edited = [edit(bars[asked], t, denoise, n_steps=10) for t in steps]
+    edited = [edit(bars[asked], t, denoise, n_steps=8) for t in steps]
     left.plot(steps, [(x - bars[asked]).square().mean().sqrt() for x in edited], line, color=color, label=name)
     right.plot(steps, [classifier_accuracy(judge, x, asked) for x in edited], line, color=color, label=name)
 left.set(xlabel="$t_{start}$", ylabel="distance to the drawing", ylim=(0, None))
@@ -542,7 +542,7 @@ def up(x, t_from, t_to):
 
 torch.manual_seed(0)
 film = [ten]
-for _ in range(15):
+for _ in range(12):
     film.append(run(ddpm, draws(), up(film[-1], 0.0, 0.65), schedule.timesteps(8, 0.65)))
 animate_images(
     film,
@@ -881,15 +881,15 @@ image_grid(
 # %%
 image_grid(
     two_authors(lambda x: mask * x, scale=1.5),
-    alt="Ten signs that are no digits: each has the upper half of one digit and the lower half of another, joined "
-    "without a break.",
+    alt="Ten signs that are no digits: each has the upper half of one digit and the lower half of another, mostly "
+    "joined without a break.",
     columns=10,
     titles=[f"{a}\n{b}" for a, b in pairs],
 )
 
 # %% [markdown]
 # **Look:** signs that nobody has ever written, with the upper half of one digit and the lower half of another. There is
-# no seam: both authors have seen all of the picture in every step.
+# hardly a seam: both authors have seen all of the picture in every step.
 
 # %% [markdown]
 # ### An author who knows
@@ -918,7 +918,7 @@ image_grid(
     torch.cat(
         [smear(ten), *(run(sampler, sharpened, noise, schedule.timesteps(12)) for sampler in samplers.values()), ten]
     ),
-    alt="Ten smeared digits, two rows of sharp ones made of them, and the real ones. In the first of the two rows many "
+    alt="Ten smeared digits, two rows of sharp ones made of them, and the real ones. In the first of the two rows some "
     "have smudges beside them; in the second, by RePaint, they are clean and look much like the real ones.",
     columns=10,
     rows=["known", *samplers, "real"],
