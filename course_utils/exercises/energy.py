@@ -742,7 +742,8 @@ def _(g):
     for name, (shape, dtype) in SHAPES.items():
         yield name, inputs(shape, shape[0], 0.1 + 0.2 * uniform(g).item(), dtype)
     yield "without the second term", inputs((5, 2), 5, 0.0, torch.float64)
-    yield "more data than samples", inputs((3, 2), 8, 0.25, torch.float64)
+    many = inputs((3, 2), 8, 0.25, torch.float64)
+    yield "more data than samples, and of higher energy", many | {"x_data": 3 + many["x_data"]}
     attached = inputs((4, 2), 4, 0.125, torch.float64)
     attached["x_model"].requires_grad_()
     yield "samples that still hang on a graph", attached
