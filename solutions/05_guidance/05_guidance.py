@@ -59,7 +59,7 @@ image_grid(
     real[:20],
     alt="Two rows of the ten shapes, in many colours, sizes and places.",
     columns=10,
-    titles=[*SHAPES] + [""] * 10,
+    titles=SHAPES,
 )
 
 # %% [markdown]
@@ -694,8 +694,8 @@ for scale in scales:
 
 image_grid(
     torch.cat([drawn[scale][:10] for scale in scales]),
-    alt="Five rows of ten shapes. At scale 0 any shape comes; with larger scales the right one more and more often, in "
-    "stronger colours.",
+    alt="Five rows of ten shapes. At scale 0 any shape comes; with larger scales the right one more and more often, and "
+    "its colours change.",
     columns=10,
     titles=SHAPES,
     rows=[f"scale {scale}: {agreement[scale]:.0%}" for scale in scales],
@@ -1017,7 +1017,7 @@ plt.show()
 # of one class differ in what the classifier looks at. *Below* the line, variety is missing. *Above* it, there is a kind
 # of variety that real shapes don't have: broken outlines, half a star.
 #
-# The Fréchet distance sees all of it at once: wrong classes, missing variety, faults, and the glaring colours of large
+# The Fréchet distance sees all of it at once: wrong classes, missing variety, faults, and the odd colours of large
 # scales, as far as the features hold them. So its best scale need not be that of agreement. Which would you take?
 #
 # **What looks odd:** 100 *real* shapes are not at distance 0.
