@@ -18,6 +18,7 @@ from course_utils.exercises import EXERCISES, Exercise, __main__, check, grade, 
 from course_utils.exercises.__main__ import student
 from course_utils.exercises.comparing import difference
 from course_utils.exercises.ddpm_2d import ToyNet, gaussian_net, schedule_of
+from course_utils.exercises.exercise import in_memory
 from course_utils.mixtures import GaussianMixture
 from course_utils.samplers import ddim, ddpm, heun
 from course_utils.schedules import CosineSchedule, LinearSchedule, QuadraticSchedule
@@ -527,6 +528,12 @@ def test_the_function_that_stands_in_is_not_an_answer():
         return working("ddpm_2d.q_sample", {})(*inputs)
 
     assert "hands the work to" in EXERCISES["ddpm_2d.q_sample"].grade(answer).reason
+
+
+def test_a_network_brought_into_memory_holds_numbers():
+    """Not what happens to lie there, which may be NaN and would fail a reference that looks at its numbers."""
+    weights = in_memory(torch.nn.Linear(3, 200, device="meta")).state_dict().values()
+    assert all(w.device.type == "cpu" and (w == 1).all() for w in weights)
 
 
 def test_an_unknown_exercise_is_named():
