@@ -694,8 +694,8 @@ for scale in scales:
 
 image_grid(
     torch.cat([drawn[scale][:10] for scale in scales]),
-    alt="Five rows of ten shapes. At scale 0 any shape comes; with larger scales the right one more and more often, and "
-    "its colours change.",
+    alt="Five rows of ten shapes. At scale 0 any shape comes; with larger scales the right one more and more often, "
+    "in other colours.",
     columns=10,
     titles=SHAPES,
     rows=[f"scale {scale}: {agreement[scale]:.0%}" for scale in scales],
