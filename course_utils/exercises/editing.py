@@ -103,7 +103,7 @@ one_step = Exercise(
 
 @one_step.solution
 def _(net, x, t, alpha, sigma):
-    v = net(x, torch.full((len(x),), t, dtype=torch.float64, device=x.device))
+    v = net(x, torch.full((len(x),), t, dtype=x.dtype, device=x.device))
     return to_x0("v", v, x, alpha, sigma)
 
 
