@@ -36,6 +36,7 @@ from course_utils.train import best_device
 from course_utils.training import PRETRAINED, WEIGHTS, load
 
 NAMES = ("cifar10", "cifar10_classifier")
+OUT = Path(__file__).parents[1] / "course_utils" / "measured" / "cifar10.json"  # ships with the course
 SAMPLERS = {sampler.__name__: sampler for sampler in (ddim, ddpm, dpmpp_2m, heun)}
 RANDOM = (ddim, ddpm)  # take a generator
 
@@ -249,7 +250,7 @@ def main():
     parser.add_argument("--batch", type=int, help="pictures drawn at once (500 on a GPU, 50 on a CPU)")
     parser.add_argument("--device", help="cuda, mps or cpu (the best there is)")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder with the weights (those that ship)")
-    parser.add_argument("--out", type=Path, default=Path("book/_static/measured/cifar10.json"))
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--log", type=Path, help="log.csv of the model's training run, for the table of its epochs")
     parser.add_argument("--baseline-log", type=Path, help="the same of the network that chapter 5 grew from")
     parser.add_argument("--long", action="store_true", help="also 500 ancestral steps")
