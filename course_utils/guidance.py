@@ -235,7 +235,7 @@ def factorized(denoisers, filters):
     def denoise(x, t):
         noise = noise_like(x[:1].float(), torch.Generator().manual_seed(0))  # x itself may be too smooth to tell
         total = sum(f(noise) for f in filters)
-        if total.shape != x[:1].shape or not torch.allclose(total, noise, rtol=1e-3, atol=1e-3):
+        if total.shape != x[:1].shape or not torch.allclose(total.to(noise), noise, rtol=1e-3, atol=1e-3):
             raise ValueError("the filters must sum to the identity, but on a random picture their sum is another one")
         return sum(f(d(x, t)) for d, f in zip(denoisers, filters, strict=True))
 
