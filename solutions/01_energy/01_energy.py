@@ -774,7 +774,8 @@ right.set(xlabel="step", ylabel="KL(exact || model)")
 plt.show()
 
 # %% [markdown]
-# **What looks odd:** on the whole the model gets much better, and the loss soon just wanders about 0. Should it not fall?
+# **What looks odd:** on the whole the model gets much better, and the loss soon just wanders about 0. Should it not
+# fall?
 #
 # <details><summary>An answer</summary>
 #
