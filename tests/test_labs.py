@@ -17,7 +17,7 @@ LABS = find_labs(ROOT)
 @pytest.mark.parametrize("lab", LABS, ids=lambda path: path.stem)
 def test_the_students_notebook_stops_only_at_unwritten_answers(lab, tmp_path):
     notebook = shortened(nbformat.read(ROOT / "notebooks" / lab.stem / f"{lab.stem}.ipynb", as_version=4))
-    NotebookClient(notebook, timeout=120, allow_errors=True, resources={"metadata": {"path": tmp_path}}).execute()
+    NotebookClient(notebook, timeout=300, allow_errors=True, resources={"metadata": {"path": tmp_path}}).execute()
     graded = {grade_id(cell) for cell in source_notebook(lab).cells if cell.metadata.get("nbgrader", {}).get("grade")}
     unwritten = 0
     for cell in notebook.cells:
