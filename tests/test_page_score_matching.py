@@ -287,3 +287,17 @@ def test_twice_the_score_is_the_squared_density():
     x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
     wide, narrow = GaussianMixture([[0.3]], 0.5), GaussianMixture([[0.3]], 0.5 * math.sqrt(0.5))
     torch.testing.assert_close(2 * wide.score(x), narrow.score(x))
+
+
+def test_points_keep_their_place_on_a_line():
+    """The ODE of a mixture on a line: F_t(x_t), the share of points below, is the same at both ends of a path."""
+    pair = GaussianMixture([[-1.2], [1.0]], 0.25, [0.3, 0.7])
+
+    def below(mixture, x):
+        return torch.special.ndtr((x - mixture.means[:, 0]) / mixture.std) @ mixture.weights
+
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    *_, end = heun(pair.denoiser(COSINE), COSINE, x, COSINE.timesteps(500, t_start=0.95))
+    start = below(pair.noised(COSINE.alpha(0.95), COSINE.sigma(0.95)), x)
+    torch.testing.assert_close(below(pair, end), start, rtol=0, atol=1e-4)
+    assert (end - x).abs().max() > 0.3
