@@ -111,7 +111,7 @@ def only_defines(cell):
 
 
 def shortened(notebook):
-    """The notebook with at most 200 steps of training in place of thousands: it does all that it did, to a poorer network."""
+    """The notebook with at most 200 steps of training instead of thousands: it does as before, to a poorer network."""
     notebook = copy.deepcopy(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
