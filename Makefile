@@ -33,7 +33,7 @@ serve: $(ENV)  ## show the website on localhost (PORT=8000)
 	@python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html 2>/dev/null || true
 
 test: $(ENV) system  ## run the tests
-	@pytest -m "not site" -n logical --maxprocesses 4 --dist loadfile
+	@pytest -m "not site" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(ENV)  ## are notebooks/ in step with their sources, is the code clean?
 	@python -m course_utils.authoring --check
