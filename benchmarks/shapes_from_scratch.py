@@ -4,7 +4,7 @@ Draws its own training pictures (no network), trains the course's network for sh
 steps of DPM-Solver++(2M) at several guidance scales, and asks a classifier which shape each is. Writes them as a
 picture.
 
-    python benchmarks/shapes_from_scratch.py [--steps 1500] [--threads 2]
+    python benchmarks/shapes_from_scratch.py [--steps 1800] [--threads 2]
 """
 
 import argparse
@@ -33,7 +33,7 @@ def loss(model, x0, y):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--save", type=Path, help="write the weights of the last seed to this file")
