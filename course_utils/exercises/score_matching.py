@@ -15,6 +15,7 @@ from torch import nn
 from course_utils import losses
 from course_utils.denoiser import to_x0
 from course_utils.exercises.ddpm_2d import ELSEWHERE
+from course_utils.exercises.energy import moved, randn, uniform
 from course_utils.exercises.exercise import Exercise
 from course_utils.mixtures import GaussianMixture
 
@@ -85,19 +86,6 @@ def exact_score(means, std):
         return (r @ m - x) / variance
 
     return score
-
-
-def randn(g, *shape, dtype=torch.float32):
-    return torch.randn(shape, dtype=dtype, generator=g)
-
-
-def uniform(g, *shape, dtype=torch.float32):
-    return torch.rand(shape, dtype=dtype, generator=g)
-
-
-def moved(inputs):
-    """The same inputs on another device, as far as they have one."""
-    return {n: v.to("meta") if hasattr(v, "to") else v for n, v in inputs.items()}
 
 
 def loss_and_gradient(value, inputs):
