@@ -1,9 +1,24 @@
 """Grading a class: nbgrader's workflow in one command, `python -m course_utils.grading --course FOLDER`.
 
-Submissions run as stock nbgrader runs them: on this computer, with your rights, without any protection.
+Names are imported when they are first used: the processes that run students' code load this package too, and must not
+carry nbgrader and its database along.
 """
 
-from .course import Course, GradingError, nbgrader_config
-from .grade import grade_course
+import importlib
 
-__all__ = ["Course", "GradingError", "grade_course", "nbgrader_config"]
+HOME = {
+    "Course": "course",
+    "GradingError": "course",
+    "nbgrader_config": "course",
+    "grade_course": "grade",
+    "Engine": "execute",
+    "Limits": "execute",
+    "SandboxError": "execute",
+}
+__all__ = ["Course", "Engine", "GradingError", "Limits", "SandboxError", "grade_course", "nbgrader_config"]
+
+
+def __getattr__(name):
+    if name not in HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{HOME[name]}"), name)
