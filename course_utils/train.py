@@ -6,6 +6,7 @@ the averaged weights in half precision (<name>.safetensors). The same command go
     python -m course_utils.train shapes                            # minutes on a laptop, no network
     python -m course_utils.train mnist --data FOLDER               # with the IDX files in FOLDER
     torchrun --nproc-per-node 2 -m course_utils.train cifar10      # on two devices
+    python -m course_utils.train cifar10 --init shipped            # a new run that starts from the weights that ship
 """
 
 import argparse
@@ -20,7 +21,7 @@ from course_utils import data
 from course_utils.denoiser import Denoiser
 from course_utils.runs import Classification, Diffusion, Run, in_group
 from course_utils.schedules import CosineSchedule
-from course_utils.training import PRETRAINED, save
+from course_utils.training import PRETRAINED, WEIGHTS, load, save
 
 # What a plain `python -m course_utils.train NAME` does; every number can be given on the command line.
 DEFAULTS = {
@@ -41,12 +42,18 @@ def load_data(name, source, device):
     return [tuple(part.to(device) for part in load(split, **options)) for split in ("train", "test")]
 
 
-def start(name, out, source, device, model=None, epochs=1, batch_size=128, lr=1e-3, ema_decay=0.999, seed=0, **options):
-    """The run `name` in the folder `out`, as far as it has come there."""
+def start(
+    name, out, source, device, model=None, init=None,
+    epochs=1, batch_size=128, lr=1e-3, ema_decay=0.999, seed=0, **options,
+):  # fmt: skip
+    """The run `name` in the folder `out`, as far as it has come there; a new one begins with the weights `init`."""
     torch.manual_seed(seed)
     dataset = name.removesuffix("_classifier")
+    model = PRETRAINED[name]() if model is None else model
+    if init is not None:
+        load(model, init)
     train, test = load_data(dataset, source, device)
-    model = (PRETRAINED[name]() if model is None else model).to(device, memory_format=torch.channels_last)
+    model = model.to(device, memory_format=torch.channels_last)
     task = (Diffusion if isinstance(model, Denoiser) else Classification)(model, train, test, FLIP[dataset], seed)
     run = Run(task, out, epochs, batch_size, lr, ema_decay, **options)
     run.out.mkdir(parents=True, exist_ok=True)
@@ -62,6 +69,7 @@ def parse(arguments):
     parser.add_argument("--data", help="folder or file with the data, or 'embedded' (mnist): default, download it")
     parser.add_argument("--out", type=Path, help="the run's folder (runs/NAME)")
     parser.add_argument("--baseline", action="store_true", help="cifar10: the network that chapter 5 grew from")
+    parser.add_argument("--init", metavar="FILE", help="weights that a new run begins with, or 'shipped'")
     parser.add_argument("--device", help="cuda, mps or cpu (the best there is)")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--batch-size", type=int)
@@ -86,6 +94,10 @@ def parse(arguments):
         parser.error("--baseline goes with cifar10")
     if chosen.data is None and not chosen.name.startswith("shapes"):
         chosen.data = "download"
+    if chosen.init == "shipped":
+        if chosen.baseline:
+            parser.error("--init shipped: of the baseline no weights ship")
+        chosen.init = WEIGHTS / f"{chosen.name}.safetensors"
     chosen.out = chosen.out or Path("runs") / (chosen.name + "_baseline" * chosen.baseline)
     return chosen
 
@@ -119,8 +131,8 @@ def main(arguments=None):
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         model = baseline(chosen.seed) if chosen.baseline else None
         run = start(
-            chosen.name, chosen.out, chosen.data, device, model, chosen.epochs, chosen.batch_size, chosen.lr,
-            chosen.ema_decay, chosen.seed, compiled=chosen.compile,
+            chosen.name, chosen.out, chosen.data, device, model, chosen.init, chosen.epochs, chosen.batch_size,
+            chosen.lr, chosen.ema_decay, chosen.seed, compiled=chosen.compile,
             autocast=chosen.bfloat16 or (device.type == "cuda" and not chosen.float32),
         )  # fmt: skip
         if run.rank == 0:

@@ -449,6 +449,21 @@ def test_the_baseline_trains_with_the_same_command(tmp_path, monkeypatch):
     assert 0 < max((names[name] - start_of[name]).abs().max() for name in names) < 0.05
 
 
+def test_a_run_may_begin_with_weights(digits, tmp_path, whole):
+    """A new run begins with them, averaged weights included; one that has come further goes on from there."""
+    given = tmp_path / "given.safetensors"
+    save(whole.average.module, given)
+    run = start(digits, tmp_path / "run", model=small(), init=given)
+    assert torch.equal(weights(run), weights(whole))
+    pairs = zip(run.task.model.parameters(), whole.average.module.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    run.train()
+    again = start(digits, tmp_path / "run", init=given)
+    assert again.step == run.step and torch.equal(weights(again), weights(run))
+    with pytest.raises(ValueError, match="belong to another model"):
+        start(digits, tmp_path / "other", model=small(width=16), init=given)
+
+
 def test_a_damaged_checkpoint_is_named(digits, tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
     with pytest.raises(ValueError, match="checkpoint.pt cannot be read .*: delete it to start again"):
@@ -465,6 +480,7 @@ def test_a_diverging_run_says_so(digits, tmp_path):
     [
         (["mnist", "--lr", "-1"], "--lr must be above 0"),
         (["mnist", "--baseline"], "--baseline goes with cifar10"),
+        (["cifar10", "--baseline", "--init", "shipped"], "of the baseline no weights ship"),
         (["mnist", "--ema-decay", "1"], "--ema-decay must be below 1"),
         (["shapes", "--data", "somewhere"], "--data goes with mnist and cifar10"),
         (["shapes_classifier", "--data", "somewhere"], "--data goes with mnist and cifar10"),
