@@ -1,32 +1,88 @@
-"""`python -m course_utils.grading --course FOLDER [--assignment NAME] [--student ID] [--force]`: grade a class."""
+"""Grade a class: `python -m course_utils.grading --course FOLDER`, and the way from and to a learning platform.
+
+... --course FOLDER [--assignment NAME] [--student ID] [--force]        grade submitted/
+... collect --course FOLDER --assignment NAME ARCHIVE.zip               an LMS's archive, into submitted/
+... export --course FOLDER --assignment NAME --canvas|--moodle CSV      grades into the file that it takes
+"""
 
 import argparse
 import logging
+import os
 import sys
 
-from course_utils.authoring import AuthoringError
 
-from .course import GradingError
-from .grade import grade_course
-from .report import summary
+def parser():
+    made = argparse.ArgumentParser(
+        prog="python -m course_utils.grading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = made.add_subparsers(dest="command", metavar="")
+    grade = commands.add_parser("grade", help="grade submitted/ (also without this word)")
+    collect = commands.add_parser("collect", help="sort a learning platform's archive into submitted/")
+    export = commands.add_parser("export", help="write grades as a learning platform takes them")
+    for command in (grade, collect, export):
+        command.add_argument("--course", required=True, metavar="FOLDER", help="the class's folder")
+        command.add_argument("--assignment", metavar="NAME", required=command is not grade, help="this assignment only")
+    grade.add_argument("--student", metavar="ID", help="grade this student only")
+    grade.add_argument("--force", action="store_true", help="grade again what is graded already")
+    grade.add_argument("--unsafe", action="store_true", help="run students' code WITHOUT a sandbox, with your rights")
+    grade.add_argument("--workers", type=_several, metavar="N", help="processes (default: one a core)")
+    grade.add_argument("--scheduler", metavar="tcp://...", help="run the workers on this dask cluster")
+    collect.add_argument("archive", metavar="ARCHIVE.zip", help="all submissions, as Canvas or Moodle hands them out")
+    kind = export.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--canvas", metavar="GRADES.csv", help="Canvas's exported gradebook, to be filled in")
+    kind.add_argument("--moodle", metavar="WORKSHEET.csv", help="Moodle's grading worksheet, to be filled in")
+    export.add_argument("--to", metavar="FILE", help="where to write it (default: beside the class's grades.csv)")
+    return made
+
+
+def _several(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least one worker is needed")
+    return number
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m course_utils.grading", description=__doc__)
-    parser.add_argument("--course", required=True, metavar="FOLDER", help="the class's folder, which holds submitted/")
-    parser.add_argument("--assignment", metavar="NAME", help="grade this assignment only")
-    parser.add_argument("--student", metavar="ID", help="grade this student only")
-    parser.add_argument("--force", action="store_true", help="grade again what is graded already")
-    arguments = parser.parse_args()
+    words = sys.argv[1:]
+    if words and words[0] not in ("grade", "collect", "export", "-h", "--help"):
+        words = ["grade", *words]
+    arguments = parser().parse_args(words or ["--help"])
     logging.getLogger("traitlets").addHandler(logging.NullHandler())
+    from course_utils.authoring import AuthoringError
+
+    from .course import GradingError
+    from .execute import SandboxError
+
     try:
-        rows = grade_course(arguments.course, arguments.assignment, arguments.student, arguments.force)
-    except (GradingError, AuthoringError) as error:
+        {"grade": _grade, "collect": _collect, "export": _export}[arguments.command](arguments)
+    except (GradingError, AuthoringError, SandboxError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("\nStopped. What is graded is kept; run it again to go on.")
+
+
+def _grade(arguments):
+    from .grade import grade_course
+    from .report import summary
+
+    options = {name: value for name, value in vars(arguments).items() if name not in ("command", "course")}
+    rows = grade_course(arguments.course, **options)
     print(f"\n{summary(rows)}\n\nWritten to {arguments.course}: grades.csv, feedback/ and the gradebook.")
 
 
+def _collect(arguments):
+    from .lms import collect
+
+    print(collect(arguments.course, arguments.assignment, arguments.archive))
+
+
+def _export(arguments):
+    from .lms import export
+
+    kind = "canvas" if arguments.canvas else "moodle"
+    print(export(arguments.course, arguments.assignment, kind, arguments.canvas or arguments.moodle, arguments.to))
+
+
 if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()

@@ -1,18 +1,24 @@
-"""A class's folder, laid out as nbgrader has it: submitted/, autograded/, feedback/, gradebook.db."""
+"""A class's folder, laid out as nbgrader has it: source/, submitted/, autograded/, feedback/, gradebook.db."""
 
+import functools
+import glob
+import hashlib
+import json
 import os
+import re
 import shutil
 import sys
 import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from nbgrader.apps import NbGraderAPI
-from traitlets.config import Config
+import nbformat
+from traitlets.config import Config, PyFileConfigLoader
 
-from course_utils.authoring import find_labs, source_notebook
-from course_utils.authoring.labs import release_config
-from course_utils.authoring.notebook import to_text
+from .execute import Limits
 
+REPOSITORY = Path(__file__).parents[2]
+TEMPLATES = Path(__file__).parent / "templates"
 SECONDS_A_CELL = 120
 
 warnings.filterwarnings("ignore", module="nbgrader.*")  # its database layer's, of no use to an instructor
@@ -23,63 +29,251 @@ class GradingError(Exception):
 
 
 def nbgrader_config(folder):
-    """nbgrader's settings for the class in `folder`; also what nbgrader_config.py gives to formgrader."""
+    """nbgrader's settings for the class in `folder`: ours, then those of its own nbgrader_config.py.
+
+    formgrader gets them too (nbgrader_config.py): its buttons then execute in the sandbox and leak no hidden test.
+    """
+    import nbgrader
+
+    from course_utils.authoring.address import Address
+    from course_utils.authoring.labs import release_config
+
+    folder = Path(folder).resolve()
     config = release_config()
-    config.CourseDirectory.root = str(Path(folder).resolve())
     config.Execute.timeout = SECONDS_A_CELL
     config.Execute.extra_arguments = ["--HistoryManager.hist_file=:memory:", "--IPKernelApp.log_level=ERROR"]
+    stock = [f"nbgrader.preprocessors.{name}" for name in ("IgnorePattern", "LimitOutput", "SaveAutoGrades")]
+    stock += [f"nbgrader.preprocessors.{name}" for name in ("AssignLatePenalties", "CheckCellMetadata")]
+    config.Autograde.autograde_preprocessors = ["course_utils.grading.stock.SafeExecute", *stock]
+    config.GenerateFeedback.preprocessors = [f"course_utils.grading.feedback.{name}" for name in ("Grades", "Report")]
+    config.Report.website = Address.read(REPOSITORY).website if (REPOSITORY / "_config.yml").exists() else ""
+    safe = {"markdown2html": "safe_markdown", "clean_html": "safe_html"}
+    config.HTMLExporter.filters = {name: f"course_utils.grading.sanitising.{ours}" for name, ours in safe.items()}
+    config.HTMLExporter.sanitize_html = True
+    formgrader = Path(nbgrader.__file__).parent / "server_extensions" / "formgrader" / "templates"
+    config.HTMLExporter.extra_template_basedirs = [str(TEMPLATES), str(formgrader)]
+    own = folder / "nbgrader_config.py"
+    if own.exists() and not own.samefile(REPOSITORY / own.name):
+        config.merge(PyFileConfigLoader(own.name, path=str(folder)).load_config())
+    config.CourseDirectory.root = str(folder)
     return config
 
 
-class Course:
-    """The class in `folder`; its labs come from `repository` (default: the one that course_utils was installed from).
+@dataclass
+class Task:
+    """An assignment as workers need it: by notebook the skeleton, the instructor's notebook, and the other files."""
 
-    Raises GradingError where there is no such folder or no lab.
+    assignment: str
+    skeletons: dict = field(default_factory=dict)  # name -> text of a notebook: what was released, with the whole tests
+    sources: dict = field(default_factory=dict)  # name -> text of the instructor's notebook
+    files: dict = field(default_factory=dict)  # path -> bytes, which take the place of what students hand in
+
+
+class Course:
+    """The class in `folder`; labs come from `repository` (default: the one that course_utils was installed from).
+
+    Raises GradingError where there is no such folder, or nothing to grade by.
     """
 
     def __init__(self, folder, repository=None):
         self.folder = Path(folder).resolve()
         if not self.folder.is_dir():
             raise GradingError(f"There is no folder {folder}.")
-        repository = Path(repository or Path(__file__).parents[2])
-        self.labs = {path.stem: path for path in find_labs(repository)}
-        if not self.labs:
-            raise GradingError(
-                f"There are no labs in {repository / 'solutions'}: run this from the course's repository."
-            )
+        self.repository = Path(repository or REPOSITORY)
         if not shutil.which("alembic"):  # nbgrader calls it by name, and it stands beside this Python
             os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        self.api = NbGraderAPI(config=Config(nbgrader_config(self.folder)))
+        self.config = Config(nbgrader_config(self.folder))
+        if not self.assignments:
+            raise GradingError(
+                f"There are no labs in {self.repository / 'solutions'} and no assignments in {self.path('source')}: "
+                "run this from the course's repository, or put an assignment there."
+            )
 
-    def path(self, step, student, lab):
-        """Where a notebook stands; `step`: "submitted", "autograded", or with the student "." "source" or "release"."""
-        return self.folder / step / student / lab / f"{lab}.ipynb"
+    @functools.cached_property
+    def api(self):
+        from nbgrader.apps import NbGraderAPI
 
-    def feedback(self, student, lab):
-        """The page that the student gets back."""
-        return self.folder / "feedback" / student / lab / f"{lab}.html"
+        return NbGraderAPI(config=self.config)
 
-    def stamp(self, student, lab):
-        """What was graded, as a hash. Beside the graded folder: nbgrader empties that, and copies it to feedback/."""
-        return self.folder / "autograded" / student / f"{lab}.sha256"
+    @functools.cached_property
+    def labs(self):
+        """The course's own labs, {"03_ddpm_2d": path of its source}."""
+        from course_utils.authoring import find_labs
 
-    def prepare(self, lab):
-        """Write source/ and release/ of a lab, and tell the gradebook, where the lab is new or has changed."""
-        source, text = self.path("source", ".", lab), to_text(source_notebook(self.labs[lab]))
-        is_new = not source.exists() or source.read_text("utf-8") != text
-        if not is_new and self.path("release", ".", lab).exists() and self._is_in_gradebook(lab):
+        return {path.stem: path for path in find_labs(self.repository)}
+
+    @property
+    def assignments(self):
+        """The names of what can be graded: the folders in source/, and the course's labs."""
+        own = [path.name for path in self.path("source").glob("*/") if any(path.glob("*.ipynb"))]
+        return sorted({*own, *self.labs})
+
+    @functools.cached_property
+    def limits(self):
+        """What a submission may use: nbgrader's own setting for the time of a cell, ours for the rest."""
+        return Limits(cell_seconds=self.config.Execute.timeout or SECONDS_A_CELL)
+
+    # ---- where things are -------------------------------------------------------------------------------------------
+
+    def path(self, step, student="", assignment=""):
+        """A folder of nbgrader's: path("submitted", "ada", "lab"); for "source" and "release" the student is "."."""
+        directory = self._directory()
+        name = getattr(directory, f"{step}_directory")
+        if not assignment:
+            return self.folder / name
+        return Path(directory.format_path(name, student, assignment))
+
+    @functools.cache  # noqa: B019  (as long-lived as the course)
+    def _directory(self):
+        from nbgrader.coursedir import CourseDirectory
+
+        return CourseDirectory(config=self.config)
+
+    def handed_in(self):
+        """Every (student, assignment, folder) below submitted/, in order."""
+        directory = self._directory()
+        step, sep = directory.submitted_directory, re.escape(os.sep)
+        pattern = directory.format_path(step, "(?P<student>[^/]+)", "(?P<assignment>[^/]+)", escape=True)
+        pattern = re.compile(pattern.replace("[^/]", f"[^{sep}]"), re.S)
+        wild = glob.escape(str(self.folder)) + directory.format_path(step, "*", "*")[len(str(self.folder)) :]
+        for path in sorted(glob.glob(wild, include_hidden=True)):
+            match = pattern.fullmatch(path)
+            names = match.groups() if match else (".ipynb_checkpoints",)
+            if os.path.isdir(path) and not any(n.startswith((".ipynb_checkpoints", "._", ".git")) for n in names):
+                yield match["student"], match["assignment"], Path(path)
+
+    def state(self, assignment, name):
+        """A small file of ours, below .grading/: what was graded and released, so that nothing is done twice."""
+        path = self.folder / ".grading" / assignment / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def log(self, name):
+        """A file of logs/, for the instructor."""
+        path = self.folder / "logs" / f"{name.replace(os.sep, '_')}.log"
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+    # ---- the assignment ---------------------------------------------------------------------------------------------
+
+    def prepare(self, assignment):
+        """Bring release/ and the gradebook up to date with source/ (a lab's own is written first)."""
+        if assignment in self.labs:
+            self._write_lab(assignment)
+        state, stamp = self._source_hash(assignment), self.state(assignment, "released")
+        if stamp.exists() and stamp.read_text("utf-8") == state and self._is_released(assignment):
             return
-        if is_new:
-            source.parent.mkdir(parents=True, exist_ok=True)
-            source.write_text(text, "utf-8", newline="\n")
-        result = self.api.generate_assignment(lab)
-        if not result["success"]:
-            source.unlink()  # so that the next run tries again
-            raise GradingError(f"{lab} could not be released: {last_words(result)}")
+        if not (self._is_released(assignment) and self._agrees(assignment)):
+            result = self.api.generate_assignment(assignment)
+            if not result["success"]:
+                raise GradingError(f"{assignment} could not be released: {last_words(result)}")
+        stamp.write_text(state, "utf-8")
 
-    def _is_in_gradebook(self, lab):
+    def _write_lab(self, lab):
+        """Write source/ of a lab where there is none, or one that we wrote and that is out of date."""
+        from course_utils.authoring import source_notebook
+        from course_utils.authoring.notebook import to_text
+
+        path, stamp = self.path("source", ".", lab) / f"{lab}.ipynb", self.state(lab, "made")
+        text = to_text(source_notebook(self.labs[lab]))
+        made = stamp.read_text("utf-8") if stamp.exists() else ""
+        if path.exists() and _hash(path.read_bytes()) != made:
+            return  # the instructor's own
+        if not path.exists() or made != _hash(text.encode()):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stamp.write_text(_hash(text.encode()), "utf-8")
+            path.write_text(text, "utf-8", newline="\n")
+
+    def _source_hash(self, assignment):
+        folder = self.path("source", ".", assignment)
+        files = [p for p in sorted(folder.rglob("*")) if p.is_file() and ".ipynb_checkpoints" not in p.parts]
+        return _hash(b"".join(f"{p.relative_to(folder)} {_hash(p.read_bytes())}\n".encode() for p in files))
+
+    def _names(self, assignment):
+        """The names of an assignment's notebooks."""
+        return sorted(path.stem for path in self.path("source", ".", assignment).glob("*.ipynb"))
+
+    def _is_released(self, assignment):
+        """Are all its notebooks in release/ and in the gradebook?"""
+        release, names = self.path("release", ".", assignment), self._names(assignment)
+        if not names or not all((release / f"{name}.ipynb").exists() for name in names):
+            return False
         with self.api.gradebook as gradebook:
-            return lab in [assignment.name for assignment in gradebook.assignments]
+            known = {a.name: {notebook.name for notebook in a.notebooks} for a in gradebook.assignments}
+        return known.get(assignment) == set(names)
+
+    def _agrees(self, assignment):
+        """Does the gradebook, filled by an earlier `nbgrader generate_assignment`, hold the tests as they stand?"""
+        with self.api.gradebook as gradebook:
+            for name in self._names(assignment):
+                known = {c.name: c.source for c in gradebook.find_notebook(name, assignment).source_cells}
+                cells = _read(self.path("source", ".", assignment) / f"{name}.ipynb").cells
+                marked = [(cell.metadata.get("nbgrader", {}), cell.source) for cell in cells]
+                theirs = {data["grade_id"]: (data, text) for data, text in marked if data.get("grade_id")}
+                made_anew = any("AUTOTEST" in text for _, text in theirs.values())  # the gradebook has what it became
+                for grade_id, (data, text) in theirs.items():
+                    fixed = data.get("grade") and not data.get("solution") and not made_anew
+                    if known.get(grade_id) is None or (fixed and known[grade_id] != text):
+                        return False
+        return True
+
+    def task(self, assignment):
+        """The assignment as workers need it; prepare() it first."""
+        task, folder = Task(assignment), self.path("source", ".", assignment)
+        with self.api.gradebook as gradebook:
+            for name in self._names(assignment):
+                known = {cell.name: cell for cell in gradebook.find_notebook(name, assignment).source_cells}
+                notebook = _read(self.path("release", ".", assignment) / f"{name}.ipynb")
+                for cell in notebook.cells:
+                    _complete(cell, known.get(cell.metadata.get("nbgrader", {}).get("grade_id")))
+                task.skeletons[name] = json.dumps(notebook)
+                task.sources[name] = (folder / f"{name}.ipynb").read_text("utf-8")
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.suffix != ".ipynb" and not {".ipynb_checkpoints", "__pycache__"} & {*path.parts}:
+                task.files[path.relative_to(folder).as_posix()] = path.read_bytes()
+        return task
+
+    # ---- what is graded already -------------------------------------------------------------------------------------
+
+    def fingerprint(self, submission):
+        """What a grade follows from, as a hash: the files handed in and the assignment.
+
+        By content, not date: a file that is copied or unpacked often keeps a date older than its grade.
+        """
+        digest = hashlib.sha256(self._source_hash(submission.assignment).encode())
+        for path in sorted(p for p in submission.folder.rglob("*") if p.is_file() and not p.is_symlink()):
+            digest.update(f"\n{path.relative_to(submission.folder).as_posix()}\n".encode("utf-8", "surrogateescape"))
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+    def stamp(self, submission):
+        """The file that says what was graded last; written when all else is done."""
+        return self.state(submission.assignment, f"{submission.student}.graded")
+
+    def is_stale(self, submission):
+        """Is there no grade yet, or one of another submission or another state of the assignment?"""
+        stamp = self.stamp(submission)
+        graded = self.path("autograded", submission.student, submission.assignment)
+        return not (graded.exists() and stamp.exists()) or stamp.read_text("utf-8") != self.fingerprint(submission)
+
+
+def _complete(cell, known):
+    """Give a released cell what the gradebook has of it: the whole test; the checksum, which tells a blank answer."""
+    if known is None or cell.metadata.nbgrader.get("task"):  # a task's mark scheme is for graders only
+        return
+    cell.metadata.nbgrader["checksum"] = known.checksum
+    if known.locked:
+        cell.metadata["released"] = cell.source
+        cell.source = known.source
+
+
+def _read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def _hash(content):
+    return hashlib.sha256(content).hexdigest()
 
 
 def last_words(result):

@@ -1,4 +1,4 @@
-"""What a student handed in, read with care: no link is followed, no size trusted, and a damaged file gives what it can."""
+"""What a student handed in, read with care: no link followed, no size trusted, and of a damaged file what it gives."""
 
 import codecs
 import contextlib
@@ -45,12 +45,17 @@ class Parcel:
         return [name for name in self.files if name.lower().endswith(".ipynb")]
 
 
-def pack(folder):
-    """Read a submission's folder: plain files only, within bounds; raises Unreadable where a notebook is too large."""
+def pack(folder, notebooks=True):
+    """Read a submission's folder: plain files only, within bounds; raises Unreadable where a notebook is too large.
+
+    Without `notebooks`, only what was handed in beside them.
+    """
     files, notes, rest = {}, [], 0
     for path in _plain_files(Path(folder), notes):
         name = path.relative_to(folder).as_posix()
         size, is_notebook = path.lstat().st_size, path.suffix.lower() == ".ipynb"
+        if is_notebook and not notebooks:
+            continue
         if is_notebook and size > LARGEST_NOTEBOOK:
             raise Unreadable(
                 f"{name} has {size / 2**20:.0f} MB, and {LARGEST_NOTEBOOK / 2**20:.0f} MB is the most that is read: "
@@ -147,7 +152,11 @@ def _salvaged(text, error, notes):
     if not cells:
         raise Unreadable(f"{damaged}: download the notebook anew as .ipynb.") from None
     notes.append(f"{damaged}: only its first {len(cells)} cells could be read. Download the notebook anew as .ipynb.")
-    return {"nbformat": 3 if '"worksheets"' in text[: begin.end()] else 4, "worksheets": [{"cells": cells}], "cells": cells}
+    return {
+        "nbformat": 3 if '"worksheets"' in text[: begin.end()] else 4,
+        "worksheets": [{"cells": cells}],
+        "cells": cells,
+    }
 
 
 def _raw_cells(data):
@@ -172,7 +181,7 @@ def _upgraded(data):
         old = {"metadata": {}, "nbformat_minor": 0} | data | {"worksheets": sheets}
         return nbformat.convert(nbformat.from_dict(old), 4).cells
     except Exception:  # of many kinds, for files of many kinds
-        raise Unreadable("The file is a notebook of an old format that can't be read: save it in a newer one.") from None
+        raise Unreadable("The notebook's format is old and can't be read: save it in a newer one.") from None
 
 
 def _cell(raw):

@@ -1,8 +1,9 @@
 """Rebuild a submission on the notebook that was handed out, so that lost, doubled and edited cells grade right.
 
 A cell is known again by its grade_id, its id (or Colab's), a first line that stands nowhere else, its text, what it
-defines, its likeness, and last by its place between two known neighbours. Answers are the student's; tests and read-only
-cells are the instructor's; the student's own cells stay where they were and are worth nothing. What is not found is said.
+defines, its likeness, and last by its place between two known neighbours. Answers are the student's; tests and
+read-only cells the instructor's; the student's own cells stay where they were and are worth nothing. What is not found
+is said.
 """
 
 import copy
@@ -25,12 +26,12 @@ def claims(cell):
 
 
 def is_answer(cell):
-    return bool(claims(cell).get("solution") or claims(cell).get("task"))
+    return bool(claims(cell).get("solution"))
 
 
 def is_locked(cell):
     """Does the instructor's text count, whatever was handed in?"""
-    return not is_answer(cell) and bool(claims(cell).get("grade") or claims(cell).get("locked"))
+    return not is_answer(cell) and any(claims(cell).get(name) for name in ("grade", "locked", "task"))
 
 
 def label(cell):
@@ -70,6 +71,7 @@ def likeness(skeleton, cells):
 def _filled(original, submitted):
     """The skeleton's cell with the student's text where that counts."""
     cell = copy.deepcopy(original)
+    cell.metadata.pop("released", None)
     if cell.cell_type == "code":
         cell.outputs, cell.execution_count = [], None
     if submitted is not None and not is_locked(original):
@@ -136,7 +138,9 @@ class Match:
         written = [j for j in same if _plain(self.cells[j].source) != original]
         chosen = (written or same)[-1]
         texts = {_plain(self.cells[j].source) for j in written}
-        self.dropped |= {j for j in same if _plain(self.cells[j].source) in (original, _plain(self.cells[chosen].source))}
+        self.dropped |= {
+            j for j in same if _plain(self.cells[j].source) in (original, _plain(self.cells[chosen].source))
+        }
         self.dropped.discard(chosen)
         if is_answer(self.skeleton[i]) and len(texts) > 1:
             self.several.append(i)

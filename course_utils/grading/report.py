@@ -1,78 +1,113 @@
 """What came out: grades.csv and a table, read from nbgrader's gradebook."""
 
 import csv
+import json
+import statistics
 
-import nbformat
 from nbgrader.api import MissingEntry
 
-HEAD = ["student", "assignment", "score", "max_score", "written_pending", "problem"]
+HEAD = ["student", "assignment", "score", "max_score", "late_penalty", "written_pending", "problem", "notes"]
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_grades(course, submissions):
     """Write `course`/grades.csv, a row a submission, and return the rows (dicts).
 
-    `score` counts what is graded so far, `written_pending` the points of written answers that nobody has read yet; both
-    and the exercises' points are empty where the submission could not be graded. A column an exercise, named
-    lab/exercise.
+    `score` counts what is graded so far, less what lateness costs; `written_pending` are the points that a person has
+    still to give. Whatever is not graded is empty, never 0. A column a question, named assignment/question.
     """
     with course.api.gradebook as gradebook:
         rows = [_row(course, gradebook, submission) for submission in submissions]
-    exercises = [
-        f"{lab}/{name}"
-        for lab in course.labs
-        if any(s.lab == lab for s in submissions)
-        for name in _graded(course, lab)
-    ]
-    with open(course.folder / "grades.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [*HEAD, *exercises], restval="")
+        used = {submission.assignment for submission in submissions}
+        columns = [column for a in gradebook.assignments if a.name in used for column in _columns(a)]
+    questions = [column for column in columns if any(column in row for row in rows)]
+    part = course.folder / ".grades.csv.part"
+    with open(part, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*HEAD, *questions], restval="", extrasaction="ignore")
         writer.writeheader()
-        writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
+        writer.writerows({key: plain(value) for key, value in row.items()} for row in rows)
+    part.replace(course.folder / "grades.csv")
     return rows
 
 
 def summary(rows):
-    """The rows as a table for people."""
+    """The rows as a table for people, and below it what was done."""
     width = max([len("student"), *(len(row["student"]) for row in rows)])
-    labs = max([len("assignment"), *(len(row["assignment"]) for row in rows)])
-    lines = [f"{'student':{width}}  {'assignment':{labs}}  {'score':>11}  to read"]
+    names = max([len("assignment"), *(len(row["assignment"]) for row in rows)])
+    lines = [f"{'student':{width}}  {'assignment':{names}}  {'score':>11}  to read"]
     for row in rows:
-        line = f"{row['student']:{width}}  {row['assignment']:{labs}}  "
+        line = f"{row['student']:{width}}  {row['assignment']:{names}}  "
         score = f"{row['score']:g} of {row['max_score']:g}" if row["score"] != "" else "-"
         pending = f"{row['written_pending']:g}" if row["written_pending"] else ""
-        lines.append(f"{line}{score:>11}  {pending:>7}  {row['problem']}".rstrip())
+        lines.append(f"{line}{score:>11}  {pending:>7}  {row['problem'] or row['notes']}".rstrip())
+    return "\n".join([*lines, "", totals(rows)])
+
+
+def totals(rows):
+    """In a sentence each: how many were graded now, what went wrong, what is left to read, and how long one took."""
+    now = [row["seconds"] for row in rows if row["seconds"] is not None]
+    problems, to_read = sum(bool(row["problem"]) for row in rows), sum(bool(row["written_pending"]) for row in rows)
+    took = f", {statistics.mean(now):.1f} s each in its worker" if now else ""
+    lines = [f"{len(now)} of {len(rows)} graded in this run{took}; the others were up to date."]
+    if len(now) == len(rows):
+        lines = [f"{len(now)} graded{took}."]
+    lines += [f"{problems} could not be graded: the column `problem` says why."] if problems else []
+    lines += [f"{to_read} with answers to be read by a person: `make lab` opens formgrader."] if to_read else []
     return "\n".join(lines)
 
 
 def _row(course, gradebook, submission):
-    row = dict.fromkeys(HEAD, "") | {"student": submission.student, "assignment": submission.lab}
-    row["problem"] = submission.problem
+    row = dict.fromkeys(HEAD, "") | {"student": submission.student, "assignment": submission.assignment}
+    row |= {"problem": submission.problem, "notes": " ".join(submission.notes), "seconds": submission.seconds}
     if submission.problem:
         return row
     try:
-        record = gradebook.find_submission(submission.lab, submission.student)
+        record = gradebook.find_submission(submission.assignment, submission.student)
     except MissingEntry:
         return row | {"problem": "Not graded yet."}
-    grades = {grade.name: grade for notebook in record.notebooks for grade in notebook.grades}
-    pending = {name for name, grade in grades.items() if grade.needs_manual_grade}
-    row |= {"score": record.score, "max_score": record.max_score}
-    row["written_pending"] = sum(grades[name].max_score for name in pending)
-    for name, grade in grades.items():
-        row[f"{submission.lab}/{exercise_name(name)}"] = "" if name in pending else grade.score
+    row["notes"] = row["notes"] or _notes(course, submission)
+    grades = [grade for notebook in record.notebooks for grade in notebook.grades]
+    penalty = record.late_submission_penalty or 0
+    row |= {"score": record.score - penalty, "max_score": record.max_score, "late_penalty": penalty or ""}
+    row["written_pending"] = sum(grade.max_score for grade in grades if grade.needs_manual_grade)
+    for grade in grades:
+        row[_column(record.assignment, grade)] = "" if grade.needs_manual_grade else grade.score
     return row
 
 
-def _plain(value):
-    """A number without superfluous zeros: 3, not 3.0."""
-    return f"{value:g}" if isinstance(value, float) else value
+def _notes(course, submission):
+    """What was put right when an up-to-date submission was graded, from its autograded notebook."""
+    folder = course.path("autograded", submission.student, submission.assignment)
+    for path in sorted(folder.glob("*.ipynb")):
+        return " ".join(json.loads(path.read_text("utf-8"))["metadata"].get("grading", {}).get("notes", []))
+    return ""
 
 
-def exercise_name(grade_id):
+def _columns(assignment):
+    """An assignment's columns, in the order of its notebooks."""
+    cells = [cell for notebook in assignment.notebooks for cell in [*notebook.grade_cells, *notebook.task_cells]]
+    order = {(c.notebook_id, c.name): n for nb in assignment.notebooks for n, c in enumerate(nb.source_cells)}
+    cells.sort(key=lambda cell: (cell.notebook.name, order.get((cell.notebook_id, cell.name), 0)))
+    return [_named(assignment, cell) for cell in cells]
+
+
+def _column(assignment, grade):
+    return _named(assignment, grade.cell)
+
+
+def _named(assignment, cell):
+    """assignment/question, with the notebook between them where an assignment has several."""
+    middle = [cell.notebook.name] if len(assignment.notebooks) > 1 else []
+    return "/".join([assignment.name, *middle, question_name(cell.name)])
+
+
+def plain(value):
+    """A number without superfluous zeros; a text that a spreadsheet would take for a formula, with a ' before it."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def question_name(grade_id):
     """The exercise that a graded cell belongs to: `q_sample_test` and `q_sample` are q_sample."""
     return grade_id.removesuffix("_test")
-
-
-def _graded(course, lab):
-    """A lab's exercises and written questions, in the order of the notebook."""
-    notebook = nbformat.read(course.path("source", ".", lab), as_version=4)
-    metadata = [cell.metadata.get("nbgrader", {}) for cell in notebook.cells]
-    return [exercise_name(data["grade_id"]) for data in metadata if data.get("grade")]

@@ -1,9 +1,7 @@
-"""What students handed in: submitted/<student>/<lab>/<lab>.ipynb, and what is wrong with it before it is run."""
+"""What students handed in: a folder a student and assignment."""
 
-import json
-from dataclasses import dataclass
-
-import nbformat
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from .course import GradingError
 
@@ -12,64 +10,50 @@ LAYOUT = "submitted/<student>/<assignment>/<assignment>.ipynb"
 
 @dataclass
 class Submission:
-    """One student's notebook of one lab; `problem` says why it can't be graded, in words for the student."""
+    """One student's folder of one assignment.
+
+    `problem` says why it can't be graded, `notes` what had to be done so that it could, in words for the student.
+    """
 
     student: str
-    lab: str
+    assignment: str
+    folder: Path
     problem: str = ""
+    notes: list = field(default_factory=list)
+    seconds: float | None = None  # that grading took, where it was graded in this run
 
 
-def find_submissions(course, lab=None, student=None):
-    """The class's submissions in order, of one lab or one student if given.
+def find_submissions(course, assignment=None, student=None):
+    """The class's submissions in order, of one assignment or one student if given.
 
-    Raises GradingError where there are none, or where the lab or the student is unknown.
+    Raises GradingError where there are none, or where the assignment or the student is unknown.
     """
-    if lab and lab not in course.labs:
-        raise GradingError(f"There is no assignment {lab!r}. The course has: {', '.join(course.labs)}.")
-    submitted = course.folder / "submitted"
-    found = [
-        Submission(path.parent.name, path.name)
-        for path in sorted(submitted.glob("*/*"))
-        if path.is_dir() and not path.name.startswith(".")
-    ]
+    if assignment and assignment not in course.assignments:
+        raise GradingError(f"There is no assignment {assignment!r}. The course has: {', '.join(course.assignments)}.")
+    found = [Submission(*names) for names in course.handed_in()]
     if not found:
         raise GradingError(
-            f"Nothing is handed in: {submitted} is empty or missing. Put notebooks at {LAYOUT}, "
+            f"Nothing is handed in: {course.path('submitted')} is empty or missing. Put notebooks at {LAYOUT}, "
             "or make a class to try it on with `make demo-class`."
         )
     if student and student not in {submission.student for submission in found}:
         students = ", ".join(sorted({submission.student for submission in found}))
         raise GradingError(f"There is no submission of {student!r}. There are: {students}.")
-    found = [s for s in found if lab in (None, s.lab) and student in (None, s.student)]
+    found = [s for s in found if assignment in (None, s.assignment) and student in (None, s.student)]
     if not found:
-        raise GradingError(f"{student or 'Nobody'} has handed in {'no ' if student else ''}{lab}.")
+        raise GradingError(f"{student or 'Nobody'} has handed in {'no ' if student else ''}{assignment}.")
+    known = course.assignments
     for submission in found:
-        submission.problem = problem(course, submission)
+        submission.problem = problem(submission, known)
     return found
 
 
-def problem(course, submission):
-    """Why a submission can't be graded, or the empty string."""
-    if submission.lab not in course.labs:
-        return f"There is no assignment {submission.lab!r} (the course has: {', '.join(course.labs)})."
-    path = course.path("submitted", submission.student, submission.lab)
-    if not path.exists():
-        others = sorted(other.name for other in path.parent.glob("*.ipynb"))
-        if others:
-            return f"The notebook must be called {path.name}; handed in was {', '.join(others)}."
-        return f"No notebook was handed in: {path.name} is missing."
-    content = path.read_bytes()
-    if not content.strip():
-        return "The file is empty: save the notebook and hand it in again."
-    try:
-        notebook = nbformat.from_dict(json.loads(content.decode("utf-8")))
-        nbformat.validate(notebook)
-    except UnicodeDecodeError:
-        return "The file is not text in UTF-8, so it is not a notebook: download it anew as .ipynb."
-    except json.JSONDecodeError as error:
-        return f"The file is damaged or cut off (at line {error.lineno}): download the notebook anew as .ipynb."
-    except Exception:  # nbformat's own errors, of many kinds
-        return "The file is not a Jupyter notebook: download it anew as .ipynb."
-    if not any("nbgrader" in cell.get("metadata", {}) for cell in notebook.get("cells", [])):
-        return "The notebook holds none of the assignment's cells: hand in the notebook that was handed out."
+def problem(submission, assignments):
+    """Why a folder can't be graded, seen from outside, or the empty string."""
+    if submission.assignment not in assignments:
+        return f"There is no assignment {submission.assignment!r} (the course has: {', '.join(assignments)})."
+    if submission.folder.is_symlink() or submission.folder.parent.is_symlink():
+        return "The submission's folder is a link, and links are not followed."
+    if not submission.student.isprintable() or len(submission.student) > 120:
+        return "The folder's name is no name of a student: it is too long or holds signs that can't be printed."
     return ""
