@@ -4,33 +4,32 @@ The entry point of safe grading: `execute(notebook, ...)`, or for many submissio
 imported the libraries already.
 """
 
+import contextlib
 import copy
-from dataclasses import dataclass
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
 
-import nbclient
 import nbformat
 
+from .forkserver import ENVIRONMENT, receive_json, send_json
+from .sandbox import Jail, Limits, SandboxError, probe, student_uid
 
-class SandboxError(Exception):
-    """This machine can't run code in a sandbox; the message says what to do."""
+__all__ = ["Engine", "Limits", "SandboxError", "execute", "probe"]
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What a submission may use: seconds of time, bytes of memory and disk, numbers of processes and files."""
-
-    cell_seconds: float = 120  # wall clock of one cell, or of one test
-    notebook_seconds: float = 900  # of all cells together
-    memory: int = 2 * 2**30  # of the student's processes together, beyond what the libraries take
-    disk: int = 256 * 2**20  # of the working folder and of the temporary one, each
-    processes: int = 64
-    open_files: int = 256
-    output: int = 1_000_000  # of one cell: characters of text, and 4 times as many of pictures
-    total_output: int = 10_000_000
-
-
-def probe():
-    """Raise SandboxError, which says what to do, where no sandbox can be had on this machine."""
+BOOT = (
+    "import sys; sys.path[:] = {path!r}; from course_utils.grading import forkserver; "
+    "forkserver.main({plain}, {course}, {settings!r})"
+)
+SETTINGS = ("MPLCONFIGDIR", "XDG_CACHE_HOME", "COURSE_SITE")
+FELL = "Grading came to a halt in this cell, so neither it nor those below it could be graded: {why}."
 
 
 class Engine:
@@ -40,9 +39,11 @@ class Engine:
     """
 
     def __init__(self, unsafe=False):
-        self.unsafe = unsafe
+        self.unsafe, self.server, self.plain, self.course = unsafe, None, None, None
         if not unsafe:
             probe()
+        self.uid = student_uid()
+        self.folder = tempfile.TemporaryDirectory(prefix="grading-engine-")
 
     def __enter__(self):
         return self
@@ -52,20 +53,150 @@ class Engine:
 
     def close(self):
         """End every process and remove every folder of the engine's."""
+        for control in (self.plain, self.course):
+            if control is not None:
+                control.close()
+        if self.server is not None:
+            self.server.kill()
+            self.server.wait()
+        self.server = self.plain = self.course = None
+        self.folder.cleanup()
+
+    def start(self):
+        """Start the fork server, where it does not run."""
+        if self.server is not None and self.server.poll() is None:
+            return
+        self.plain, plain = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.course, course = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        settings = {name: os.environ[name] for name in SETTINGS if name in os.environ}
+        settings.setdefault("XDG_CACHE_HOME", os.path.join(os.path.expanduser("~"), ".cache"))
+        path = [p or os.getcwd() for p in sys.path]
+        boot = BOOT.format(path=path, plain=plain.fileno(), course=course.fileno(), settings=settings)
+        self.log = open(os.path.join(self.folder.name, "log"), "w+", encoding="utf-8", errors="replace")
+        self.server = subprocess.Popen(
+            [sys.executable, "-c", boot],
+            env=ENVIRONMENT,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=self.log,
+            pass_fds=[plain.fileno(), course.fileno()],
+            start_new_session=True,
+        )
+        plain.close()
+        course.close()
+        for control in (self.plain, self.course):
+            if not control.recv(4096):
+                self.log.seek(0)
+                raise SandboxError(f"The fork server of grading did not start: {self.log.read()[-2000:]}")
+
+    def fork(self, control, order, sockets):
+        """Have the fork server make a process; returns its number."""
+        socket.send_fds(control, [json.dumps(order).encode()], [s.fileno() for s in sockets])
+        for given in sockets:
+            given.close()
+        reply = control.recv(4096)
+        if not reply:
+            self.server.wait()
+            raise SandboxError("The fork server of grading has ended.")
+        return json.loads(reply)["pid"]
 
     def execute(self, notebook, files=None, limits=None, source=None):
         """See execute()."""
-        limits = limits or Limits()
-        notebook = copy.deepcopy(nbformat.from_dict(notebook))
-        client = nbclient.NotebookClient(
-            notebook,
-            timeout=int(limits.cell_seconds),
-            kernel_name="python3",
-            allow_errors=True,
-            resources={"metadata": {"path": str(files)}} if files else {},
+        self.start()
+        return Run(self, notebook, files, limits or Limits(), source).result()
+
+
+class Run:
+    """One notebook in the hands of a grader of its own, with the sandboxes that it asks for."""
+
+    def __init__(self, engine, notebook, files, limits, source):
+        self.engine, self.limits = engine, limits
+        self.notebook = copy.deepcopy(nbformat.from_dict(notebook))
+        self.source, self.files = source, files
+        self.jails, self.open, self.cell = [], [], None
+        self.begun = time.monotonic()
+
+    def result(self):
+        """The executed notebook."""
+        self.control, given = socket.socketpair()
+        self.pid = self.engine.fork(self.engine.course, {"role": "grader"}, [given])
+        try:
+            self.request()
+            return self.follow()
+        finally:
+            self.end()
+
+    def request(self):
+        send_json(
+            self.control,
+            {
+                "notebook": self.notebook,
+                "source": self.source,
+                "folder": os.path.abspath(self.files) if self.files else None,
+                "limits": asdict(self.limits),
+                "environment": {k: v for k, v in os.environ.items() if k not in ENVIRONMENT},
+            },
         )
-        client.execute()
-        return notebook
+
+    def follow(self):
+        """Take note of what the grader tells, until it is done, or is not to be waited for any longer."""
+        why = "it took far too long"
+        patience = 2 * self.limits.cell_seconds + 60
+        deadline = time.monotonic() + patience
+        while select.select([self.control], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            message = receive_json(self.control)
+            if message is None:
+                why = "the grader ended before its time"
+                break
+            deadline = min(time.monotonic() + patience, self.begun + self.limits.notebook_seconds + 120)
+            if "done" in message:
+                return nbformat.from_dict(message["done"])
+            if "need" in message:
+                self.provide(message["need"])
+            elif "started" in message:
+                self.cell = message["cell"]
+            elif "outputs" in message:
+                cell = self.notebook.cells[message["cell"]]
+                cell.outputs, cell.execution_count = nbformat.from_dict(message["outputs"]), message["count"]
+        return self.broken(why)
+
+    def provide(self, role):
+        """A student's process in a sandbox of its own."""
+        engine, jail, folder = self.engine, None, None
+        if engine.unsafe:
+            folder = tempfile.mkdtemp(dir=engine.folder.name)
+        else:
+            jail = Jail(self.limits, engine.uid, course=role == "student")
+            self.jails.append(jail)
+        (wire, theirs), (life, watched) = socket.socketpair(), socket.socketpair()
+        control = engine.course if role == "student" else engine.plain
+        order = {"role": role, "jail": jail and jail.pid, "uid": engine.uid, "limits": asdict(self.limits)}
+        engine.fork(control, order | {"folder": folder}, [theirs, watched])
+        socket.send_fds(
+            self.control, [json.dumps({"jail": jail and jail.pid}).encode()], [wire.fileno(), life.fileno()]
+        )
+        wire.close()
+        life.close()
+
+    def broken(self, why):
+        """The notebook where its grader failed: the cells done keep their outputs, the tests left get an error."""
+        for place, cell in enumerate(self.notebook.cells):
+            if cell.cell_type == "code" and (self.cell is None or place >= self.cell):
+                said = FELL.format(why=why)
+                cell.outputs = [
+                    nbformat.v4.new_output(
+                        "error", ename="GradingHalted", evalue=said, traceback=[f"GradingHalted: {said}"]
+                    )
+                ]
+        return self.notebook
+
+    def end(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        self.control.close()
+        for jail in self.jails:
+            jail.close()
 
 
 def execute(notebook, files=None, limits=None, unsafe=False, engine=None, source=None):

@@ -49,7 +49,8 @@ class Late(WireError):
 def dump(value, refer=None):
     """A value as (header: bytes, buffers: list of bytes).
 
-    `refer(value, last)` gives the dict for what shall not cross as data, or None; asked first, and again at the end.
+    `refer(value, last, plain)` gives the dict for what shall not cross as data, or None; asked first, and again at the
+    end. `plain` is what makes a dict of the data within.
 
     Raises WireError for what is neither, for what refers to itself, and beyond the sizes allowed.
     """
@@ -111,13 +112,13 @@ def _plain(value, buffers, refer):
         return {"tag": kind.__name__, "v": str(value)}
     if kind is datetime.timedelta:
         return {"tag": "timedelta", "v": [value.days, value.seconds, value.microseconds]}
-    found = refer(value, False) if refer is not None else None
+    found = refer(value, False, inner) if refer is not None else None
     if found is None:
         found = _numbers(value, inner, raw)
     if found is None:
         found = _subclass(value, inner)
     if found is None and refer is not None:
-        found = refer(value, True)
+        found = refer(value, True, inner)
     if found is None:
         raise WireError(f"a value of type {kind.__name__} cannot be passed on")
     return found

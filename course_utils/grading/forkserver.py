@@ -1,0 +1,207 @@
+"""A process that has imported the libraries, and forks one that is ready for each submission into its sandbox.
+
+There are two. The plain one has numpy, torch, matplotlib and IPython, and never imports what the course's exercises ask
+for: from it come the exams (split.py). Its child has the course as well: from that come the students' processes and the
+graders. Both have one thread, or a fork would not be safe, and a clean environment.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import traceback
+
+from . import sandbox, student
+
+LIBRARIES = ("numpy", "torch", "matplotlib.pyplot", "cloudpickle", "nbformat")
+COURSE = ("course_utils.exercises", "course_utils.plotting", "course_utils.grading.split", "jsonschema")
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "HOME": sandbox.HOME,
+    "USER": "student",
+    "LOGNAME": "student",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
+def main(plain, course, settings):
+    """Serve on the sockets of these numbers until they close; `settings` are those that libraries look for."""
+    os.environ.update(settings)
+    plain, course = socket.socket(fileno=plain), socket.socket(fileno=course)
+    prepare(LIBRARIES)
+    shell = student.make_shell()
+    for name in settings:
+        os.environ.pop(name, None)
+    if os.fork() == 0:
+        sandbox.die_with_parent()
+        plain.close()
+        prepare(COURSE)
+        serve(course, shell)
+    else:
+        course.close()
+        serve(plain, shell)
+    os._exit(0)
+
+
+def prepare(names):
+    for name in names:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        torch.set_num_threads(1)
+        (torch.ones(2, requires_grad=True) * 2).sum().backward()  # what is made at first use, made once
+
+
+def serve(control, shell):
+    """Fork what is asked for: a JSON message with the sockets that it gets, one after the other."""
+    control.send(json.dumps({"ready": len(os.listdir("/proc/self/task"))}).encode())
+    while True:
+        ready = select.select([control], [], [], 1.0)[0]
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if not ready:
+            continue
+        message, fds, _, _ = socket.recv_fds(control, 65536, 4)
+        if not message:
+            return
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                control.close()
+                sandbox.die_with_parent()
+                order = json.loads(message)
+                sockets = [socket.socket(fileno=fd) for fd in fds]
+                {"grader": grader, "student": students, "exam": students}[order["role"]](order, sockets, shell)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        for fd in fds:
+            os.close(fd)
+        control.send(json.dumps({"pid": pid}).encode())
+
+
+# ---- a student's process ---------------------------------------------------------------------------------------------
+
+
+def students(order, sockets, shell):
+    """Walk into the jail, fork what runs the student's code there, and stay outside to tell its end."""
+    wire, life = sockets
+    limits = sandbox.Limits(**order["limits"])
+    if order["jail"]:
+        sandbox.enter(order["jail"])
+    pid = os.fork()
+    if pid == 0:
+        life.close()
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if order["jail"]:
+            sandbox.drop_rights(order["uid"])
+        sandbox.die_with_parent()
+        os.environ.clear()
+        os.environ.update(ENVIRONMENT)
+        if order["jail"]:
+            os.chdir(sandbox.HOME)
+        else:
+            os.chdir(order["folder"])
+            os.environ["HOME"] = order["folder"]
+        close_all_but(wire.fileno())
+        sandbox.limit(limits)
+        if order["jail"]:
+            sandbox.filter_calls()
+        student.main(wire, shell, limits, order["role"] == "exam")
+        os._exit(0)
+    wire.close()
+    life.send(pid.to_bytes(4, "little"))
+    watch(pid, life)
+
+
+def watch(pid, life):
+    """Pass on interrupts to the process `pid`, end it when `life` closes, and tell how it ended."""
+    pidfd = os.pidfd_open(pid)
+    while True:
+        ready = select.select([life, pidfd], [], [])[0]
+        if pidfd in ready:
+            break
+        command = life.recv(1)
+        os.kill(pid, signal.SIGINT if command == b"i" else signal.SIGKILL)
+        if not command:
+            break
+    status = os.waitpid(pid, 0)[1]
+    with contextlib.suppress(OSError):
+        life.send(status.to_bytes(4, "little", signed=True))
+
+
+def close_all_but(*kept):
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in kept:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
+
+
+# ---- a grader --------------------------------------------------------------------------------------------------------
+
+LENGTH = struct.Struct("<I")
+
+
+def send_json(control, message):
+    data = json.dumps(message).encode()
+    control.sendall(LENGTH.pack(len(data)) + data)
+
+
+def receive_json(control):
+    """The next message, or None at the end."""
+    length = receive_exactly(control, LENGTH.size)
+    data = length and receive_exactly(control, LENGTH.unpack(length)[0])
+    return json.loads(data) if data else None
+
+
+def receive_exactly(control, size):
+    data = bytearray()
+    while len(data) < size:
+        part = control.recv(min(size - len(data), 2**20))
+        if not part:
+            return None
+        data += part
+    return bytes(data)
+
+
+def grader(order, sockets, shell):
+    """Grade one notebook, which comes over the socket, and ask there for the sandboxes that it needs."""
+    from . import split
+
+    control = sockets[0]
+    request = receive_json(control)
+    os.environ.update(request["environment"])
+    limits = sandbox.Limits(**request["limits"])
+
+    def need(kind):
+        send_json(control, {"need": kind})
+        message, fds, _, _ = socket.recv_fds(control, 4096, 2)
+        wire, life = (socket.socket(fileno=fd) for fd in fds)
+        return wire, life, json.loads(message)["jail"]
+
+    student.reseed()
+    split.grade(
+        request["notebook"],
+        request["source"],
+        request["folder"],
+        limits,
+        shell,
+        need,
+        lambda message: send_json(control, message),
+    )

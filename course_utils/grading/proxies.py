@@ -1,0 +1,270 @@
+"""What a test sees of an answer: a proxy, whose work is done in the student's process.
+
+Data that comes back is data of an exact type (wire.py); comparing it is Python's own work, out here. A proxy is never
+equal to data, and has no order with it: an object that says it equals everything equals nothing.
+"""
+
+import builtins
+import inspect
+import types
+
+FORWARDED = (
+    "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul rmatmul neg pos abs "
+    "invert and rand or ror xor rxor lshift rshift getitem setitem delitem contains len float int index complex "
+    "round iter next reversed enter exit"
+).split()
+KNOWN_DUNDERS = {"__name__", "__qualname__", "__doc__", "__dict__", "__annotations__", "__defaults__", "__self__"}
+ORDERED = {"lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+
+
+class Proxy:
+    """Something that the student's process holds. Made by `make`, which gives it what its class can do."""
+
+    def __init__(self, grader, number, about):
+        vars_of(self).update(grader=grader, number=number, about=about, root=None)
+
+    def __getattr__(self, name):
+        mine = vars_of(self)
+        if name == "__signature__":
+            return signature(mine["about"])
+        if name.startswith("__") and name.endswith("__") and name not in KNOWN_DUNDERS:
+            raise AttributeError(f"{mine['about']['type']!r} object has no attribute {name!r}")
+        if name in ("__name__", "__qualname__") and mine["about"].get("name"):
+            return mine["about"]["name"]
+        if name == "__doc__":
+            return mine["about"].get("doc")
+        if name == "zero_grad" and is_module(mine["about"]):
+            mine["grader"].forget_gradients()
+        found = mine["grader"].ask("get", mine["number"], name)
+        if isinstance_proxy(found) and mine["root"]:
+            vars_of(found)["root"] = None
+        return found
+
+    def __setattr__(self, name, value):
+        mine = vars_of(self)
+        mine["grader"].ask("set", mine["number"], name, args=[value])
+
+    def __delattr__(self, name):
+        mine = vars_of(self)
+        mine["grader"].ask("delete", mine["number"], name)
+
+    @property
+    def __class__(self):
+        return known_class(vars_of(self)["about"]) or type(self)
+
+    @property
+    def __doc__(self):
+        return vars_of(self)["about"].get("doc")
+
+    def __instancecheck__(self, instance):
+        mine = vars_of(self)
+        return isinstance_proxy(instance) and mine["grader"].ask("is", mine["number"], args=[instance]) is True
+
+    def __subclasscheck__(self, other):
+        mine = vars_of(self)
+        return isinstance_proxy(other) and mine["grader"].ask("under", mine["number"], args=[other]) is True
+
+    def __eq__(self, other):
+        return compare(self, other, "eq", lambda a, b: a is b)
+
+    def __ne__(self, other):
+        return not self == other
+
+    def __hash__(self):
+        return hash(vars_of(self)["number"])
+
+    def __bool__(self):
+        about = vars_of(self)["about"]
+        if about["kind"] == "object":
+            return operate(self, "bool") is True
+        return True
+
+    def __str__(self):
+        return text(operate(self, "str"))
+
+    def __format__(self, spec):
+        return format(str(self), spec) if not spec else text(operate(self, "format", spec))
+
+    def __repr__(self):
+        about = vars_of(self)["about"]
+        return f"<{about['kind']} {about.get('name') or about['type']} of the submission>"
+
+    def __dir__(self):
+        return [str(name) for name in operate(self, "dir")]
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError("what a student's process holds cannot be copied out of it")
+
+
+def vars_of(proxy):
+    """The proxy's own fields: all other names are the student's."""
+    return object.__getattribute__(proxy, "__dict__")
+
+
+def isinstance_proxy(value):
+    return issubclass(type(value), Proxy)
+
+
+def text(value):
+    return value if type(value) is str else ""
+
+
+def operate(proxy, name, *args):
+    return vars_of(proxy)["grader"].ask("op", name, args=[proxy, *args])
+
+
+def compare(one, other, name, same):
+    """An operator that compares: the student's own between two of the student's objects, else none at all."""
+    if not isinstance_proxy(other):
+        if name == "eq":
+            return False
+        sign, kind = ORDERED[name], vars_of(one)["about"]["type"]
+        raise TypeError(f"{sign!r} not supported between an object ({kind}) of the submission and data")
+    return (name == "eq" and one is other) or operate(one, name, other) is True
+
+
+def _forward(name):
+    def method(self, *args):
+        if name == "exit":
+            args = (None, None, None)
+        return operate(self, name, *args)
+
+    return method
+
+
+def _ordered(name):
+    def method(self, other):
+        return compare(self, other, name, None)
+
+    return method
+
+
+def _call(self, *args, **kwargs):
+    mine = vars_of(self)
+    return mine["grader"].call(mine["number"], mine["about"], args, kwargs)
+
+
+METHODS = {name: _forward(name) for name in FORWARDED} | {"call": _call} | {name: _ordered(name) for name in ORDERED}
+_classes = {}
+
+
+def make(grader, number, about):
+    """The proxy of an object, of a class that has just the operators that the object's has."""
+    can = frozenset(name for name in about["can"] if name in METHODS)
+    if can not in _classes:
+        _classes[can] = type("Proxy", (Proxy,), {f"__{name}__": METHODS[name] for name in can})
+    return _classes[can](grader, number, about)
+
+
+def check_about(about):
+    """Whether a description from the student's process is one."""
+    return (
+        type(about) is dict
+        and all(type(about.get(key)) is str for key in ("type", "module", "kind"))
+        and all(type(about.get(key)) is list and all(type(v) is str for v in about[key]) for key in ("mro", "can"))
+        and all(type(about.get(key)) in (str, type(None)) for key in ("name", "doc"))
+    )
+
+
+def known_class(about):
+    """The class that an object, by what it says of itself, has or descends from; for isinstance."""
+    if about["kind"] in ("function", "method"):
+        return {"function": types.FunctionType, "method": types.MethodType}[about["kind"]]
+    if about["kind"] == "class":
+        return type
+    if is_module(about):
+        import torch
+
+        return torch.nn.Module
+    for name in about["mro"]:
+        home, _, kind = name.rpartition(".")
+        found = getattr(builtins, kind, None) if home == "builtins" else None
+        if isinstance(found, type) and found is not object:
+            return found
+    return None
+
+
+def is_module(about):
+    return "torch.nn.modules.module.Module" in about["mro"]
+
+
+class Default:
+    """A default value, of which only its text is known."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __repr__(self):
+        return self.text
+
+
+def signature(about):
+    """The signature of a function that it says it has; raises AttributeError where it says none."""
+    parameters, empty = [], inspect.Parameter.empty
+    try:
+        for name, kind, default in about["signature"]:
+            default = empty if default is None else Default(str(default)[:100])
+            parameters.append(inspect.Parameter(name, inspect._ParameterKind(kind), default=default))
+        return inspect.Signature(parameters)
+    except (KeyError, TypeError, ValueError):
+        raise AttributeError("__signature__") from None
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+LIBRARY_ERRORS = {"numpy.linalg.LinAlgError": ("numpy.linalg", "LinAlgError")}
+
+
+def make_error(about):
+    """The error that an answer raised: of the builtin type where there is one, else of one with its name."""
+    message, line = str(about.get("message", ""))[:5000], str(about.get("line", ""))[:500]
+    names = [str(n) for n in about.get("mro", [])[:50]] or ["builtins.Exception"]
+    kind = next((k for n in names if (k := error_class(n)) is not None), Exception)
+    first = names[0].rpartition(".")[2]
+    if kind.__name__ != first and first.isidentifier():
+        kind = type(first, (kind,), {})
+    args = [a for a in about.get("args", []) if type(a) in (str, int, float)]
+    error = None
+    for given in (args, [message]):
+        try:
+            error = kind(*given)
+            break
+        except Exception:  # a type that wants other arguments
+            continue
+    if error is None or text_of(error) != message:
+        error = Plain(kind, message)
+    error.students_line, error.finished = line, str(about.get("finished", ""))[:200]
+    return error
+
+
+def text_of(error):
+    try:
+        return str(error)
+    except Exception:
+        return None
+
+
+def Plain(kind, message):
+    """An error of a class under `kind` whose text is the message, whatever `kind` makes of its arguments."""
+    made = type(kind.__name__, (kind,), {"__init__": lambda self: None, "__str__": lambda self: message})
+    error = made.__new__(made)
+    error.args = (message,)
+    return error
+
+
+def error_class(name):
+    home, _, kind = name.rpartition(".")
+    if name in LIBRARY_ERRORS:
+        import numpy.linalg
+
+        return numpy.linalg.LinAlgError
+    found = getattr(builtins, kind, None) if home == "builtins" else None
+    if isinstance(found, type) and issubclass(found, (Exception, SystemExit)):
+        return found
+    return None
