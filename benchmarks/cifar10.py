@@ -11,6 +11,7 @@ Each row is kept in the file as soon as it is there, and the same command goes o
 Other weights or another number of pictures start it anew.
 
     python benchmarks/cifar10.py --data cifar10.npz --log runs/cifar10/log.csv
+    python benchmarks/cifar10.py --data cifar10.npz --log runs/cifar10/log.csv --spent 1.53    # of a run with --init
 
 A picture costs the shipped network 0.8 GFLOP a call and a row at 20 guided steps 40 calls: for 500 pictures some three
 minutes on one core, all rows together three quarters of an hour, and --long the same again.
@@ -193,13 +194,22 @@ def device_name(device):
     return f"{device.type.upper()}{f' ({names[0]})' if names else ''}, {torch.get_num_threads()} threads"
 
 
-def training_table(path):
-    """A run's log.csv as [{"epoch", "loss", "pflop"}]: the loss is the validation loss."""
+def training_table(path, spent=0.0, before=()):
+    """A run's log.csv as [{"epoch", "loss", "pflop"}]: the loss is the validation loss.
+
+    A run that began with weights (--init) goes on from the `spent` PFLOP of the runs `before`, rows of the same kind.
+    """
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
-    return [
-        {"epoch": int(r["epoch"]), "loss": float(r["validation"]), "pflop": float(r["pflop"])} for r in rows
-    ]  # fmt: skip
+    epochs = spent * int(rows[0]["epoch"]) / float(rows[0]["pflop"])
+    return [row for row in before if row["pflop"] <= spent] + [
+        {
+            "epoch": round(epochs + int(r["epoch"]), 1),
+            "loss": float(r["validation"]),
+            "pflop": spent + float(r["pflop"]),
+        }
+        for r in rows
+    ]
 
 
 def measure(record, model, classifier, load_data, rows, n, batch=50):
@@ -252,6 +262,7 @@ def main():
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder with the weights (those that ship)")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--log", type=Path, help="log.csv of the model's training run, for the table of its epochs")
+    parser.add_argument("--spent", type=float, default=0.0, metavar="PFLOP", help="by the runs before that of --log")
     parser.add_argument("--baseline-log", type=Path, help="the same of the network that chapter 5 grew from")
     parser.add_argument("--long", action="store_true", help="also 500 ancestral steps")
     chosen = parser.parse_args()
@@ -268,11 +279,15 @@ def main():
         model.to(memory_format=torch.channels_last)
         sums = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
         head = {"device": device_name(device), "n_samples": n, "weights": sums}
+        before = json.loads(chosen.out.read_text("utf-8")).get("training", {}) if chosen.out.exists() else {}
         record = Record(chosen.out, **head)
-        logs = {"ours": chosen.log, "baseline": chosen.baseline_log}
-        if any(logs.values()):
-            tables = {name: training_table(path) for name, path in logs.items() if path}
-            record.put("training", record.content.get("training", {}) | tables)
+        training = record.content.get("training", {})
+        if chosen.log:
+            training["ours"] = training_table(chosen.log, chosen.spent, before.get("ours", ()))
+        if chosen.baseline_log:
+            training["baseline"] = training_table(chosen.baseline_log)
+        if training:
+            record.put("training", training)
         if "timing" not in record.content:
             record.put("timing", timing(model, device))
         rows = ROWS + (LONG if chosen.long else [])

@@ -158,3 +158,15 @@ def test_the_training_table_is_the_log(cifar10, tmp_path):
     log.write_text("epoch,step,loss,validation,pflop,seconds\n1,781,0.2,0.1566,0.39,100\n2,1562,0.15,0.14,0.78,200\n")
     first, second = cifar10.training_table(log)
     assert first == {"epoch": 1, "loss": 0.1566, "pflop": 0.39} and second["epoch"] == 2
+
+
+def test_the_table_of_a_run_that_began_with_weights(cifar10, tmp_path):
+    """What was spent before counts, in epochs too; rows of the run before that came later than the weights do not."""
+    log = tmp_path / "log.csv"
+    log.write_text("epoch,step,loss,validation,pflop,seconds\n1,781,0.2,0.13,0.4,100\n2,1562,0.15,0.12,0.8,200\n")
+    before = [{"epoch": 1, "loss": 0.16, "pflop": 0.4}, {"epoch": 2, "loss": 0.15, "pflop": 0.8}]
+    rows = cifar10.training_table(log, spent=0.6, before=before)
+    assert rows[0] == before[0] and [row["loss"] for row in rows] == [0.16, 0.13, 0.12]
+    assert [row["epoch"] for row in rows] == [1, 2.5, 3.5]
+    assert [row["pflop"] for row in rows] == pytest.approx([0.4, 1.0, 1.4])
+    assert cifar10.training_table(log, spent=0.6, before=rows) == rows
