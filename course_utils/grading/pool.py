@@ -13,6 +13,7 @@ from .execute import Engine, SandboxError
 from .worker import Outcome, work
 
 ATTEMPTS = 2
+METHOD = "spawn"
 GRACE = 120  # seconds beyond a submission's own limit before a worker that says nothing is ended
 DIED = (
     "The process that ran this submission died twice (the machine may have been out of memory), so it was not graded. "
@@ -57,7 +58,7 @@ class Worker:
     """A process and its end of the pipe."""
 
     def __init__(self, settings):
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(METHOD)
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, os.getpid(), *settings))
         self.process.start()

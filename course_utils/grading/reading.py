@@ -51,7 +51,7 @@ def pack(folder, notebooks=True):
     Without `notebooks`, only what was handed in beside them.
     """
     files, notes, rest = {}, [], 0
-    for path in _plain_files(Path(folder), notes):
+    for path in sorted(_plain_files(Path(folder), notes), key=lambda path: path.suffix.lower() != ".ipynb"):
         name = path.relative_to(folder).as_posix()
         size, is_notebook = path.lstat().st_size, path.suffix.lower() == ".ipynb"
         if is_notebook and not notebooks:

@@ -6,6 +6,7 @@ read-only cells the instructor's; the student's own cells stay where they were a
 is said.
 """
 
+import collections
 import copy
 import difflib
 import re
@@ -16,7 +17,10 @@ from .reading import Unreadable
 
 ALIKE = 0.6  # the least likeness that counts, and by how much it must exceed the second best
 MARGIN = 0.1
-LONGEST = 4000  # characters compared: likeness takes the square of it
+LONGEST = 2000  # characters compared: likeness takes the square of it
+MOST_COMPARED = 2000  # pairs of cells
+WORDS = 0.4  # the share of common words below which likeness is not even looked for
+OWN = "own"  # the id of a student's own cell, until it has a number
 SURE = ("grade_id", "id")
 
 
@@ -56,8 +60,8 @@ def rebuild(skeleton, cells):
             continue
         made.append(_filled(original, None if j is None else cells[j]))
         made += [_own_cell(cells[extra]) for extra in extras.get(i, [])]
-    for number, cell in enumerate(cell for cell in made if not cell.get("id")):
-        cell.id = f"own-{number}"
+    for number, cell in enumerate(cell for cell in made if cell.id == OWN):
+        cell.id = f"{OWN}-{number}"
     notebook = new_notebook(cells=made, metadata=copy.deepcopy(skeleton.metadata))
     return notebook, match.notes()
 
@@ -84,7 +88,7 @@ def _filled(original, submitted):
 def _own_cell(submitted):
     """A cell that the student added: it runs, and claims nothing."""
     make = {"code": new_code_cell, "markdown": new_markdown_cell, "raw": new_raw_cell}[submitted.kind]
-    cell = make(submitted.source, id="")
+    cell = make(submitted.source, id=OWN)
     if submitted.attachments and submitted.kind == "markdown":
         cell.attachments = submitted.attachments
     return cell
@@ -152,13 +156,10 @@ class Match:
     def _by_likeness(self):
         """Match what is most alike, best first, where nothing else comes near."""
         missing, left = self._open()
-        missing, left = missing[:200], left[:200]
-        score = {
-            (i, j): alike(self.skeleton[i].source, self.cells[j].source)
-            for i in missing
-            for j in left
-            if self._fits(i, j, "likeness")
-        }
+        pairs = [(i, j) for i in missing for j in left if self._fits(i, j, "likeness")]
+        words = {i: _words(self.skeleton[i].source) for i in missing}, {j: _words(self.cells[j].source) for j in left}
+        pairs = [(i, j) for i, j in pairs if _share(words[0][i], words[1][j]) >= WORDS][:MOST_COMPARED]
+        score = {(i, j): alike(self.skeleton[i].source, self.cells[j].source) for i, j in pairs}
         for (i, j), best in sorted(score.items(), key=lambda item: -item[1]):
             if best < ALIKE or i in self.found or j in self.found.values():
                 continue
@@ -251,6 +252,15 @@ def alike(text, other):
         return 0
     blocks = sum(block.size for block in matcher.get_matching_blocks() if block.size >= 8)
     return max(matcher.ratio(), blocks / len(text) if len(text) >= 40 else 0)
+
+
+def _words(text):
+    return collections.Counter(re.findall(r"\w+", _plain(text)[:LONGEST]))
+
+
+def _share(words, others):
+    """How many of the words are also among the others, 0 to 1."""
+    return (words & others).total() / max(words.total(), 1)
 
 
 def _plain(text):

@@ -25,7 +25,7 @@ class Job:
     student: str
     assignment: str
     folder: str
-    parcel: Parcel | None = None
+    parcel: Parcel | Unreadable | None = None
 
 
 @dataclass
@@ -44,6 +44,8 @@ def work(job, task, engine, limits):
     outcome, begin = Outcome(), time.monotonic()
     try:
         parcel = job.parcel or pack(job.folder)
+        if isinstance(parcel, Unreadable):
+            raise parcel
         outcome.notes += parcel.notes
         rebuilt = repair(parcel, task, outcome.notes)
         with tempfile.TemporaryDirectory(prefix="grading-") as folder:
