@@ -346,6 +346,8 @@ training_loss = Exercise(
 class WatchedNet(ToyNet):
     """A stand-in for a network with labels, which remembers what it was asked and what it said."""
 
+    remembers = True  # grading keeps it out of the student's process: what it saw is evidence
+
     def __init__(self, g):
         super().__init__(g)
         self.calls = []

@@ -55,8 +55,10 @@ def call(answer, inputs, watch=True, allows=()):
     """answer(*inputs.values()) as an Outcome; `inputs` is a dict name -> value, its callables may be called freely.
 
     With `watch`, the first call of a function of course_utils is noted, unless its dotted name starts with one of
-    `allows`. Draws from torch's global generator are the same in every call.
+    `allows`. Draws from torch's global generator are the same in every call. In grading, an answer runs in another
+    process, where nothing of course_utils is to be had: its errors say so themselves (course_utils.grading.split).
     """
+    watch = watch and not hasattr(type(answer), "_runs_elsewhere")
     outcome = Outcome(given=copy.deepcopy(inputs))
     printed = io.StringIO()
     watcher = Watcher(outcome.given.values(), allows, sys._getframe())
@@ -72,8 +74,8 @@ def call(answer, inputs, watch=True, allows=()):
             with watching(watcher) if watch else contextlib.nullcontext():
                 outcome.value = answer(*outcome.given.values())
         except (Exception, SystemExit) as error:
-            outcome.error, outcome.line = error, students_line(error)
-    outcome.finished = watcher.finished
+            outcome.error, outcome.line = error, getattr(error, "students_line", None) or students_line(error)
+    outcome.finished = watcher.finished or getattr(outcome.error, "finished", "")
     outcome.changed = [name for name in inputs if not unchanged(inputs[name], outcome.given[name])]
     outcome.printed = printed.getvalue()
     return outcome

@@ -9,6 +9,7 @@ import inspect
 import linecache
 import operator
 import os
+import pickle
 import random
 import signal
 import sys
@@ -23,7 +24,7 @@ from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets import Any, Type
 
-from .peer import Peer
+from .peer import Frame, Peer
 from .wire import Closed, WireError
 
 COURSE = "course_utils"
@@ -374,13 +375,9 @@ class Kernel(Peer):
 
     def resolve(self, plain, value, raw):
         if plain["tag"] == "code":
-            import pickle
-
             made = pickle.loads(value(plain["v"]))  # from the grader, who is trusted; never the other way
             torch = sys.modules.get("torch")
             if torch and isinstance(made, torch.nn.Module):
-                from .peer import Frame
-
                 self.arriving = self.arriving or Frame(False)
                 self.arriving.leaves += [p for p in made.parameters() if p.requires_grad and not p.is_meta]
             return made
