@@ -9,13 +9,14 @@ import re
 import shutil
 import sys
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import nbformat
 from traitlets.config import Config, PyFileConfigLoader
 
 from .execute import Limits
+from .reading import fingerprint
 
 REPOSITORY = Path(__file__).parents[2]
 TEMPLATES = Path(__file__).parent / "templates"
@@ -110,8 +111,9 @@ class Course:
 
     @functools.cached_property
     def limits(self):
-        """What a submission may use: nbgrader's own setting for the time of a cell, ours for the rest."""
-        return Limits(cell_seconds=self.config.Execute.timeout or SECONDS_A_CELL)
+        """What a submission may use: nbgrader's c.Execute.timeout, and what is set as c.Limits.memory = 4 * 2**30."""
+        own = {f.name: self.config.Limits[f.name] for f in fields(Limits) if f.name in self.config.Limits}
+        return Limits(**{"cell_seconds": self.config.Execute.timeout or SECONDS_A_CELL} | own)
 
     # ---- where things are -------------------------------------------------------------------------------------------
 
@@ -144,13 +146,13 @@ class Course:
 
     def state(self, assignment, name):
         """A small file of ours, below .grading/: what was graded and released, so that nothing is done twice."""
-        path = self.folder / ".grading" / assignment / name
+        path = self.folder / ".grading" / assignment / _short(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def log(self, name):
         """A file of logs/, for the instructor."""
-        path = self.folder / "logs" / f"{name.replace(os.sep, '_')}.log"
+        path = self.folder / "logs" / f"{_short(name)}.log"
         path.parent.mkdir(exist_ok=True)
         return path
 
@@ -165,6 +167,8 @@ class Course:
             return
         if not (self._is_released(assignment) and self._agrees(assignment)):
             result = self.api.generate_assignment(assignment)
+            if "KeyboardInterrupt" in result.get("error", ""):  # nbgrader's API takes it for a failure
+                raise KeyboardInterrupt
             if not result["success"]:
                 raise GradingError(f"{assignment} could not be released: {last_words(result)}")
         stamp.write_text(state, "utf-8")
@@ -240,12 +244,7 @@ class Course:
 
         By content, not date: a file that is copied or unpacked often keeps a date older than its grade.
         """
-        digest = hashlib.sha256(self._source_hash(submission.assignment).encode())
-        for path in sorted(p for p in submission.folder.rglob("*") if p.is_file() and not p.is_symlink()):
-            digest.update(f"\n{path.relative_to(submission.folder).as_posix()}\n".encode("utf-8", "surrogateescape"))
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        return f"{self._source_hash(submission.assignment)} {fingerprint(submission.folder)}"
 
     def stamp(self, submission):
         """The file that says what was graded last; written when all else is done."""
@@ -255,7 +254,7 @@ class Course:
         """Is there no grade yet, or one of another submission or another state of the assignment?"""
         stamp = self.stamp(submission)
         graded = self.path("autograded", submission.student, submission.assignment)
-        return not (graded.exists() and stamp.exists()) or stamp.read_text("utf-8") != self.fingerprint(submission)
+        return not (graded.exists() and stamp.exists()) or stamp.read_text("utf-8") != submission.state
 
 
 def _complete(cell, known):
@@ -266,6 +265,11 @@ def _complete(cell, known):
     if known.locked:
         cell.metadata["released"] = cell.source
         cell.source = known.source
+
+
+def _short(name):
+    """A name that every file system takes."""
+    return name if len(name.encode()) < 200 else f"{name[:40]}-{_hash(name.encode())[:16]}"
 
 
 def _read(path):

@@ -5,6 +5,7 @@ next run, and what was finished is left alone.
 """
 
 import contextlib
+import traceback
 
 from tqdm.auto import tqdm
 
@@ -42,6 +43,8 @@ def grade_course(
     elif not scheduler:
         probe()
     tasks = {name: course.task(name) for name in names}
+    for submission in submissions:
+        submission.state = "" if submission.problem else course.fingerprint(submission)
     todo = [s for s in submissions if not s.problem and (force or course.is_stale(s))]
     with Writer(course, tasks, tqdm.write) as writer:
         pages = Pages(course, writer)
@@ -49,10 +52,8 @@ def grade_course(
             _grade(course, writer, pages, todo, tasks, unsafe, workers, scheduler)
         graded = {id(submission) for submission in todo}
         for submission in submissions:
-            if submission.problem:
-                pages.write_problem(submission)
-            elif id(submission) not in graded:
-                writer.patiently(pages.write, submission)
+            if id(submission) not in graded:
+                _contained(course, submission, _page, writer, pages, submission)
     return write_grades(course, _all(course, submissions))
 
 
@@ -62,7 +63,6 @@ def _grade(course, writer, pages, todo, tasks, unsafe, workers, scheduler):
     of = {id(job): submission for job, submission in zip(jobs, todo, strict=True)}
     for submission in todo:
         course.stamp(submission).unlink(missing_ok=True)
-    states = {id(submission): course.fingerprint(submission) for submission in todo}
     if scheduler:
         from . import cluster
 
@@ -76,26 +76,47 @@ def _grade(course, writer, pages, todo, tasks, unsafe, workers, scheduler):
         for job, outcome in outcomes:
             submission = of[id(job)]
             bar.set_postfix_str(submission.student, refresh=False)
-            _keep(course, writer, pages, submission, outcome, states[id(submission)])
+            submission.seconds, submission.problem = outcome.seconds, outcome.problem
+            submission.notes += outcome.notes
+            _contained(course, submission, _keep, writer, pages, submission, outcome)
+            if not submission.problem:
+                course.stamp(submission).write_text(submission.state, "utf-8")
             bar.update()
 
 
-def _keep(course, writer, pages, submission, outcome, state):
-    """Write down what came of one submission: gradebook, autograded/, feedback, log, and then the stamp."""
-    submission.seconds, submission.problem = outcome.seconds, outcome.problem
-    submission.notes += outcome.notes
+def _keep(writer, pages, submission, outcome):
+    """Write down what came of one submission: gradebook, autograded/, feedback. Returns what the log has to hold."""
     if not outcome.problem:
         writer.record(submission, outcome)
-        writer.patiently(pages.write, submission)
-    else:
+    _page(writer, pages, submission)
+    return outcome.log
+
+
+def _page(writer, pages, submission):
+    """Write the page that the student gets back."""
+    if submission.problem:
         pages.write_problem(submission)
-    log = course.log(f"{submission.student}_{submission.assignment}")
-    lines = [f"{submission.student}, {submission.assignment}: {outcome.seconds:.1f} s", outcome.problem]
-    log.write_text("\n".join([*filter(None, lines), *submission.notes, outcome.log]), "utf-8")
-    if not outcome.problem:
-        course.stamp(submission).write_text(state, "utf-8")
-    if outcome.log:
-        submission.problem += f" (see logs/{log.name})"
+    else:
+        writer.patiently(pages.write, submission)
+
+
+def _contained(course, submission, write, *arguments):
+    """Do it, keep a log, and let no submission stop the batch, whatever is in it."""
+    try:
+        log = write(*arguments)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except Exception as error:
+        arguments[0].gradebook.db.rollback()
+        submission.problem = f"It could not be written down: {type(error).__name__}: {error}"[:300]
+        log = traceback.format_exc()
+    file = course.log(f"{submission.student}_{submission.assignment}")
+    if log or submission.seconds is not None:
+        head = f"{submission.student}, {submission.assignment}: {submission.seconds or 0:.1f} s"
+        lines = [head, submission.problem, *submission.notes, log or ""]
+        file.write_text("\n".join(filter(None, lines)) + "\n", "utf-8", errors="replace")
+    if log:
+        submission.problem += f" (see logs/{file.name})"
 
 
 def _all(course, graded):

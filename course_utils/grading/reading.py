@@ -2,6 +2,8 @@
 
 import codecs
 import contextlib
+import hashlib
+import itertools
 import json
 import os
 import re
@@ -13,6 +15,7 @@ import nbformat
 
 LARGEST_NOTEBOOK = 100 * 2**20
 LARGEST_REST = 100 * 2**20
+MOST_TOGETHER = 2 * LARGEST_NOTEBOOK  # of all notebooks of a submission
 MOST_FILES = 1000
 MOST_CELLS = 2000
 PICTURES = {"image/png", "image/jpeg", "image/gif"}
@@ -50,7 +53,7 @@ def pack(folder, notebooks=True):
 
     Without `notebooks`, only what was handed in beside them.
     """
-    files, notes, rest = {}, [], 0
+    files, notes, rest, together = {}, [], 0, 0
     for path in sorted(_plain_files(Path(folder), notes), key=lambda path: path.suffix.lower() != ".ipynb"):
         name = path.relative_to(folder).as_posix()
         size, is_notebook = path.lstat().st_size, path.suffix.lower() == ".ipynb"
@@ -62,7 +65,8 @@ def pack(folder, notebooks=True):
                 "clear its outputs (Edit, Clear All Outputs), save, and hand it in again."
             )
         rest += 0 if is_notebook else size
-        if len(files) == MOST_FILES or rest > LARGEST_REST:
+        together += size if is_notebook else 0
+        if len(files) == MOST_FILES or rest > LARGEST_REST or together > MOST_TOGETHER:
             notes.append(
                 f"Of the files handed in only the first {len(files)} were used: {MOST_FILES} files and "
                 f"{LARGEST_REST / 2**20:.0f} MB are the most."
@@ -74,6 +78,17 @@ def pack(folder, notebooks=True):
         else:
             files[name] = content
     return Parcel(files, notes)
+
+
+def fingerprint(folder):
+    """A hash of a submission's files; what is too large to be read counts by its size."""
+    digest = hashlib.sha256()
+    for path in itertools.islice(_plain_files(Path(folder), []), 2 * MOST_FILES):
+        size = path.lstat().st_size
+        digest.update(f"\n{path.relative_to(folder).as_posix()} {size}\n".encode("utf-8", "surrogateescape"))
+        if size <= LARGEST_NOTEBOOK:
+            digest.update(hashlib.sha256(_content(path) or b"").digest())
+    return digest.hexdigest()
 
 
 def _plain_files(folder, notes):

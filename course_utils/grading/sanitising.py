@@ -3,8 +3,11 @@
 Twice: once when a submission is graded (the autograded notebook holds nothing harmful), once when a page is made of it.
 """
 
+import contextlib
 import functools
 import re
+import signal
+import threading
 
 import bleach
 from jinja2 import pass_context
@@ -28,7 +31,8 @@ SHOWN = {
     "image/svg+xml",
 }
 MOST_PICTURES = 30 * 2**20
-MOST_HTML = 2**20
+MOST_HTML, MOST_TEXT = 2**20, 100_000
+SECONDS = 3  # to make a page of one text; what takes longer is shown as it stands
 # A `<` that begins anything but a plain tag, as in <script, <b onclick=...>, <!--; with a space behind it, it is text.
 TAG = re.compile(rf"<(?!/?({PLAIN})\s*/?>)(?=[a-zA-Z/!?])", re.IGNORECASE)
 HARMFUL_LINK = re.compile(r"\b(javascript|vbscript|data)(\s*:)", re.IGNORECASE)
@@ -61,8 +65,12 @@ def safe_html(text):
 @pass_context
 def safe_markdown(context, text):
     """Markdown as safe HTML; takes the place of nbconvert's filter in formgrader and in feedback. Formulas stay."""
-    attachments = context.get("cell", {}).get("attachments", {})
-    return safe_html(MarkdownWithMath(renderer=Renderer(escape=False, attachments=attachments)).render(text))
+    return rendered(text, context.get("cell", {}).get("attachments", {}))
+
+
+def rendered(text, attachments=None):
+    renderer = Renderer(escape=False, attachments=attachments or {}, exclude_anchor_links=True)
+    return safe_html(MarkdownWithMath(renderer=renderer).render(text))
 
 
 class Renderer(IPythonRenderer):
@@ -77,13 +85,45 @@ def tame_markdown(text):
     return HARMFUL_LINK.sub(r"\1 \2", TAG.sub("< ", text))
 
 
+def readable(text):
+    """Markdown that can be made a page of: a text that takes too long or fails (deep nesting) is shown as it stands."""
+    try:
+        if len(text) > MOST_TEXT:
+            raise ValueError
+        with _at_most(SECONDS):
+            rendered(text)
+        return text
+    except Exception:
+        lines = (text[:MOST_TEXT] + ("\n(cut short)" if len(text) > MOST_TEXT else "")).split("\n")
+        return "\n".join(f"    {line}" for line in lines)  # indented: no markdown at all
+
+
+@contextlib.contextmanager
+def _at_most(seconds):
+    """Raise TimeoutError in what takes longer; in a thread of its own (on a cluster) there is no such alarm."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def clean_notebook(notebook, skeleton=None):
     """The executed notebook with safe texts and outputs; what stands so in the `skeleton` is the instructor's own."""
     own = {cell["source"] for cell in (skeleton or {}).get("cells", [])}
     for cell in notebook["cells"]:
         cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k in ("nbgrader", "editable", "deletable")}
         if cell["cell_type"] != "code":
-            cell["source"] = cell["source"] if cell["source"] in own else tame_markdown(cell["source"])
+            cell["source"] = cell["source"] if cell["source"] in own else readable(tame_markdown(cell["source"]))
         else:
             cell["outputs"] = [made for output in cell.get("outputs", []) if (made := _clean_output(output))]
     return notebook
@@ -117,13 +157,16 @@ def _clean_output(output):
 def _clean_data(name, value):
     value = _text(value)
     if name == "text/html":
-        return safe_html(value)
+        with contextlib.suppress(Exception), _at_most(SECONDS):
+            return safe_html(value)
+        return ""
     if name == "text/markdown":
-        return tame_markdown(value)
+        return readable(tame_markdown(value))
     if name.startswith("image/") and name != "image/svg+xml":  # a drawing is shown as a picture, in which nothing runs
         return value if len(value) < MOST_PICTURES and re.fullmatch(r"[A-Za-z0-9+/=\s]*", value) else ""
     return value
 
 
 def _text(value):
-    return "".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = "".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text.encode("utf-8", "replace").decode("utf-8")  # half a letter (a lone surrogate) can't be written

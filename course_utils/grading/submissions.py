@@ -19,6 +19,7 @@ class Submission:
     assignment: str
     folder: Path
     problem: str = ""
+    state: str = ""  # what the grade follows from, as a hash
     notes: list = field(default_factory=list)
     seconds: float | None = None  # that grading took, where it was graded in this run
 
