@@ -114,14 +114,14 @@ class Run:
         self.engine, self.limits = engine, limits
         self.notebook = copy.deepcopy(nbformat.from_dict(notebook))
         self.source, self.files = source, files
-        self.jails, self.open, self.cell = [], [], None
+        self.jails, self.pid, self.cell = [], None, None
         self.begun = time.monotonic()
 
     def result(self):
         """The executed notebook."""
         self.control, given = socket.socketpair()
-        self.pid = self.engine.fork(self.engine.course, {"role": "grader"}, [given])
         try:
+            self.pid = self.fork("grader", [given])
             self.request()
             return self.follow()
         finally:
@@ -135,7 +135,7 @@ class Run:
                 "source": self.source,
                 "folder": os.path.abspath(self.files) if self.files else None,
                 "limits": asdict(self.limits),
-                "environment": {k: v for k, v in os.environ.items() if k not in ENVIRONMENT},
+                "environment": {k: v for k, v in os.environ.items() if k in SETTINGS},
             },
         )
 
@@ -163,21 +163,23 @@ class Run:
 
     def provide(self, role):
         """A student's process in a sandbox of its own."""
+        (wire, theirs), (life, watched) = socket.socketpair(), socket.socketpair()
+        self.fork(role, [theirs, watched])
+        socket.send_fds(self.control, [b"-"], [wire.fileno(), life.fileno()])
+        wire.close()
+        life.close()
+
+    def fork(self, role, sockets):
+        """A process of the fork server's in a jail of its own; the exam's is one that course_utils is not in."""
         engine, jail, folder = self.engine, None, None
         if engine.unsafe:
             folder = tempfile.mkdtemp(dir=engine.folder.name)
         else:
-            jail = Jail(self.limits, engine.uid, course=role == "student")
+            jail = Jail(self.limits, engine.uid, course=role != "exam")
             self.jails.append(jail)
-        (wire, theirs), (life, watched) = socket.socketpair(), socket.socketpair()
-        control = engine.course if role == "student" else engine.plain
         order = {"role": role, "jail": jail and jail.pid, "uid": engine.uid, "limits": asdict(self.limits)}
-        engine.fork(control, order | {"folder": folder}, [theirs, watched])
-        socket.send_fds(
-            self.control, [json.dumps({"jail": jail and jail.pid}).encode()], [wire.fileno(), life.fileno()]
-        )
-        wire.close()
-        life.close()
+        control = engine.plain if role == "exam" else engine.course
+        return engine.fork(control, order | {"folder": folder}, sockets)
 
     def broken(self, why):
         """The notebook where its grader failed: the cells done keep their outputs, the tests left get an error."""
@@ -192,8 +194,9 @@ class Run:
         return self.notebook
 
     def end(self):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         self.control.close()
         for jail in self.jails:
             jail.close()

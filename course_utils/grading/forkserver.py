@@ -6,6 +6,7 @@ graders. Both have one thread, or a fork would not be safe, and a clean environm
 """
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import os
@@ -84,7 +85,7 @@ def serve(control, shell):
                 sandbox.die_with_parent()
                 order = json.loads(message)
                 sockets = [socket.socket(fileno=fd) for fd in fds]
-                {"grader": grader, "student": students, "exam": students}[order["role"]](order, sockets, shell)
+                (grader if order["role"] == "grader" else students)(order, sockets, shell)
                 code = 0
             except BaseException:
                 traceback.print_exc()
@@ -107,43 +108,61 @@ def students(order, sockets, shell):
     pid = os.fork()
     if pid == 0:
         life.close()
-        os.setsid()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if order["jail"]:
-            sandbox.drop_rights(order["uid"])
-        sandbox.die_with_parent()
-        os.environ.clear()
-        os.environ.update(ENVIRONMENT)
-        if order["jail"]:
-            os.chdir(sandbox.HOME)
-        else:
-            os.chdir(order["folder"])
-            os.environ["HOME"] = order["folder"]
-        close_all_but(wire.fileno())
-        sandbox.limit(limits)
-        if order["jail"]:
-            sandbox.filter_calls()
+        settle(order, limits, wire)
         student.main(wire, shell, limits, order["role"] == "exam")
         os._exit(0)
     wire.close()
-    life.send(pid.to_bytes(4, "little"))
-    watch(pid, life)
+    watch(pid, life, limits, bool(order["jail"]))
 
 
-def watch(pid, life):
-    """Pass on interrupts to the process `pid`, end it when `life` closes, and tell how it ended."""
-    pidfd = os.pidfd_open(pid)
+def settle(order, limits, kept):
+    """Make this process, in its jail already, one without rights, in a clean environment and within limits."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if order["jail"]:
+        sandbox.drop_rights(order["uid"])
+    sandbox.die_with_parent()
+    os.environ.clear()
+    os.environ.update(ENVIRONMENT)
+    if not order["jail"]:
+        os.environ["HOME"] = order["folder"]
+    os.chdir(os.environ["HOME"])
+    close_all_but(kept.fileno())
+    sandbox.limit(limits)
+    if order["jail"]:
+        sandbox.filter_calls()
+
+
+def watch(pid, life, limits, alone):
+    """Look after the process `pid`: its interrupts, its memory; end it when `life` closes, and tell how it ended.
+
+    `alone` says that /proc shows nothing but its jail.
+    """
+    pidfd, reason = os.pidfd_open(pid), b"-"
+
+    def held():
+        return sandbox.memory([pid]) if not alone else sandbox.memory(everything())
+
+    inherited = held()
     while True:
-        ready = select.select([life, pidfd], [], [])[0]
+        ready = select.select([life, pidfd], [], [], 0.2)[0]
         if pidfd in ready:
             break
-        command = life.recv(1)
-        os.kill(pid, signal.SIGINT if command == b"i" else signal.SIGKILL)
-        if not command:
-            break
+        if life in ready:
+            command = life.recv(1)
+            os.kill(pid, signal.SIGINT if command == b"i" else signal.SIGKILL)
+            if not command:
+                break
+        if held() - inherited > limits.memory * 1.1:
+            reason = b"m"
+            os.kill(pid, signal.SIGKILL)
     status = os.waitpid(pid, 0)[1]
     with contextlib.suppress(OSError):
-        life.send(status.to_bytes(4, "little", signed=True))
+        life.send(reason + status.to_bytes(4, "little", signed=True))
+
+
+def everything():
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def close_all_but(*kept):
@@ -181,27 +200,37 @@ def receive_exactly(control, size):
 
 
 def grader(order, sockets, shell):
-    """Grade one notebook, which comes over the socket, and ask there for the sandboxes that it needs."""
+    """Grade one notebook, which comes over the socket, and ask there for the sandboxes that it needs.
+
+    A test is trusted, what it takes from the sandbox is not: so it has a jail of its own, should ever something that an
+    answer gives back do more than it may.
+    """
     from . import split
 
     control = sockets[0]
     request = receive_json(control)
-    os.environ.update(request["environment"])
     limits = sandbox.Limits(**request["limits"])
+    roomy = dataclasses.replace(limits, memory=2 * limits.memory + 2**30, processes=256)
+    files = split.read_files(request["folder"], min(limits.disk // 2, 2**27)) if request["folder"] else {}
+    if order["jail"]:
+        sandbox.enter(order["jail"])
+        pid = os.fork()
+        if pid:
+            os._exit(os.waitpid(pid, 0)[1] != 0)
+    settle(order, roomy, control)
+    if order["jail"]:
+        split.write_files(files)
+    elif request["folder"]:
+        os.chdir(request["folder"])
+    os.environ.update(request["environment"])
+    student.reseed()
 
     def need(kind):
         send_json(control, {"need": kind})
-        message, fds, _, _ = socket.recv_fds(control, 4096, 2)
-        wire, life = (socket.socket(fileno=fd) for fd in fds)
-        return wire, life, json.loads(message)["jail"]
+        _, fds, _, _ = socket.recv_fds(control, 4096, 2)
+        return [socket.socket(fileno=fd) for fd in fds]
 
-    student.reseed()
-    split.grade(
-        request["notebook"],
-        request["source"],
-        request["folder"],
-        limits,
-        shell,
-        need,
-        lambda message: send_json(control, message),
-    )
+    def tell(message):
+        send_json(control, message)
+
+    split.grade(request["notebook"], request["source"], files, limits, shell, need, tell)

@@ -11,8 +11,7 @@ import weakref
 
 import numpy as np
 
-from . import sandbox
-from .peer import Peer, is_tensor
+from .peer import Peer, bridge, is_tensor, mutables, put
 from .proxies import check_about, is_module, isinstance_proxy, make, make_error, vars_of
 from .wire import Closed, Late, WireError
 
@@ -41,34 +40,27 @@ class TimeLimit(Exception):
 class Grader(Peer):
     """Holds one student's process by its socket; `life` tells of its end and passes on interrupts."""
 
-    def __init__(self, socket, life, jail, limits, emit):
+    def __init__(self, socket, life, limits, emit, instructor):
         super().__init__(socket, self.watch)
-        self.life, self.jail, self.limits, self.emit = life, jail, limits, emit
+        self.life, self.limits, self.emit, self.instructor = life, limits, emit, instructor
+        self.defined = instructor.defined  # what the instructor's own text defines
+        self.judging = False  # whether the course's check or grade calls: on copies, of which it sees every change
         self.ended = ""  # how, when it has
         self.interrupted, self.heard, self.looked, self.exported = False, 0, 0.0, set()
+        self.iterating, self.calling = False, None
         self.proxies = weakref.WeakValueDictionary()
         self.mirrored, self.draws = {}, {name: mark for name, (mark, _) in generators().items()}
-        life.setblocking(True)
-        life.settimeout(30)
-        self.pid = int.from_bytes(life.recv(4), "little")
         life.setblocking(False)
-        self.inherited = sandbox.memory([self.pid])
-        self.peak = 0
 
     # ---- its life ---------------------------------------------------------------------------------------------------
 
     def watch(self):
-        """Look now and then whether the process is there, and how much memory it holds. Raises Ended."""
+        """Look now and then whether the process is there, while waiting for it."""
         now = time.monotonic()
-        if now - self.looked < 0.2:
-            return
-        self.looked = now
-        held = sandbox.memory([p for p in (self.pid, self.jail) if p], self.inherited)
-        self.peak = max(held, self.peak)
-        if held > self.limits.memory * 1.1:
-            self.kill("memory")
-        if self.has_died():
-            raise Closed("gone")
+        if now - self.looked > 0.2:
+            self.looked = now
+            if self.has_died():
+                raise Closed("gone")
 
     def has_died(self):
         return bool(select.select([self.life], [], [], 0)[0])
@@ -94,11 +86,13 @@ class Grader(Peer):
             self.life.setblocking(True)
             self.life.settimeout(2)
             try:
-                status = self.life.recv(4)
+                said = self.life.recv(5)
             except OSError:
-                status = b""
-            code = int.from_bytes(status, "little", signed=True) if len(status) == 4 else None
-            if code is None:
+                said = b""
+            code = int.from_bytes(said[1:], "little", signed=True) if len(said) == 5 else None
+            if said[:1] == b"m":
+                self.ended = self.words("memory")
+            elif code is None:
                 self.ended = self.words("gone")
             elif os.WIFSIGNALED(code):
                 self.ended = self.words("killed", os.WTERMSIG(code))
@@ -116,21 +110,29 @@ class Grader(Peer):
     def ask(self, what, *details, args=(), kwargs=None, context=None):
         if self.ended:
             raise Ended(self.ended)
+        self.iterating = what == "op" and details[0] in ("next", "iter", "getitem")
         if self.interrupted and not self.stack:
             raise TimeLimit(self.words("time"))  # the test had its time: it does not go on with the next call
         try:
             return super().ask(what, *details, args=args, kwargs=kwargs, context=context)
         except Closed:
             raise Ended(self.how_it_ended()) from None
+        except TimeLimit:
+            self.kill("time")
         except (Late, WireError) as error:
-            if self.stack or self.is_ours(error):
+            if self.stack or getattr(error, "ours", False):
                 raise
-            self.ended = self.words("nonsense")
             self.kill("nonsense")
 
-    def is_ours(self, error):
-        """Whether it was a test that asked for what can't cross, before anything was sent."""
-        return type(error) is WireError and getattr(error, "ours", False)
+    def give(self, message):
+        """Send a question; what can't cross is the test's own matter, and nothing has been sent then."""
+        try:
+            super().give(message)
+        except Closed:
+            raise
+        except WireError as error:
+            error.ours = True
+            raise
 
     def receive(self):
         try:
@@ -142,8 +144,9 @@ class Grader(Peer):
             self.life.send(b"i")
             return self.receive()
 
-    def call(self, number, about, args, kwargs):
+    def call(self, proxy, args, kwargs):
         """Call an object of the student's with data, its draws and defaults those of the test."""
+        number, about, of = (vars_of(proxy)[key] for key in ("number", "about", "of"))
         if is_module(about) and number not in self.mirrored:
             self.mirrored[number] = None
             self.ask("parameters", number)
@@ -151,11 +154,28 @@ class Grader(Peer):
             if held is not None and held[0]._version != held[1]:
                 self.ask("put", key, args=[held[0].detach()])
                 self.mirrored[key] = (held[0], held[0]._version)
+        self.calling = proxy
         try:
-            return self.ask("call", number, args=args, kwargs=kwargs, context=self.context())
+            value = self.ask("call", number, args=args, kwargs=kwargs, context=self.context())
         finally:
             if self.interrupted:
                 raise TimeLimit(self.words("time"))
+        if of is not None and of not in self.defined and type(value) is bool and (args or kwargs):
+            raise TypeError(f"the verdict of {of}(), which the assignment does not ask for, does not count")
+        return value
+
+    def take_changes(self, what, details, args, kwargs, changes):
+        """An answer has changed what it was given: the test sees it only where the instructor's own answer does so too.
+
+        Else an answer could bring a test's inputs into line with a wrong result.
+        """
+        held = mutables(args, kwargs)
+        if not all(type(c) is list and len(c) == 2 and type(c[0]) is int and 0 <= c[0] < len(held) for c in changes):
+            raise WireError("changes that make no sense")
+        allowed = None if self.judging else self.instructor.changes(vars_of(self.calling)["root"], args, kwargs)
+        for place, new in changes:
+            if allowed is None or place in allowed:
+                put(held[place], new)
 
     def context(self):
         """What a test has set: the state of random generators since the last call, and torch's defaults.
@@ -216,7 +236,7 @@ class Grader(Peer):
     def error(self, about):
         if type(about) is not dict:
             raise WireError("an error that makes no sense")
-        return make_error(about)
+        return make_error(about, self.iterating)
 
     def remote(self, number, about):
         if not check_about(about):
@@ -246,8 +266,6 @@ class Grader(Peer):
         return held[0]
 
     def bridged(self, number, frame, data):
-        from .peer import bridge
-
         call = self.frames.get(frame)
         others = {n: held[0] for n, held in self.mirrored.items() if held is not None}
         tensor = bridge(self, number, frame, data, call.leaves if call else [], others)
@@ -264,7 +282,7 @@ class Grader(Peer):
         if message[0] == "drew":
             return self.advance(message[1])
         self.heard += 1
-        if self.heard > 10_000:
+        if self.heard > 10_000 or self.channel.received > 2**30:
             self.kill("flood")
         self.emit(message[1])
 

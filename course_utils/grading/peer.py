@@ -99,20 +99,29 @@ class Peer:
         frame, kwargs = self.open(Frame(True), what), kwargs or {}
         try:
             message = ["ask", what, list(details), list(args), kwargs, frame.number, context]
-            self.channel.send(message, self.deadline)
+            self.give(message)
             frame.going = False
             while True:
                 message = self.receive()
                 if message[0] == "back":
                     _, right, value, changes = message
-                    for place, new in changes:
-                        put(mutables(args, kwargs)[place], new)
+                    if changes:
+                        self.take_changes(what, details, args, kwargs, changes)
                     if not right:
                         raise self.error(value)
                     return value
                 self.answer(message)
         finally:
             self.stack.remove(frame)
+
+    def give(self, message):
+        self.channel.send(message, self.deadline)
+
+    def take_changes(self, what, details, args, kwargs, changes):
+        """Bring what was passed on to the state that the other side left it in."""
+        held = mutables(args, kwargs)
+        for place, new in changes:
+            put(held[place], new)
 
     def open(self, frame, what, number=None):
         """Put a call on the stack, and keep its tensors for later."""
@@ -130,8 +139,14 @@ class Peer:
 
     def receive(self):
         message = self.channel.receive(self.deadline)
-        lengths = {"back": 4, "ask": 7}
-        if type(message) is not list or not message or len(message) != lengths.get(message[0], len(message)):
+        forms = {"back": (bool, None, list), "ask": (str, list, list, dict, int, None)}
+        if type(message) is not list or not message or type(message[0]) is not str:
+            raise WireError("a message that makes no sense")
+        form = forms.get(message[0])
+        if form is not None and (
+            len(message) != len(form) + 1
+            or not all(kind is None or type(part) is kind for part, kind in zip(message[1:], form, strict=True))
+        ):
             raise WireError("a message that makes no sense")
         return message
 

@@ -9,9 +9,11 @@ import inspect
 import types
 
 FORWARDED = (
-    "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul rmatmul neg pos abs "
-    "invert and rand or ror xor rxor lshift rshift getitem setitem delitem contains len float int index complex "
-    "round iter next reversed enter exit"
+    "neg pos abs invert getitem setitem delitem len float int index complex round iter next reversed enter exit"
+).split()
+WITH_ANOTHER = (
+    "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul rmatmul "
+    "and rand or ror xor rxor lshift rshift contains"
 ).split()
 KNOWN_DUNDERS = {"__name__", "__qualname__", "__doc__", "__dict__", "__annotations__", "__defaults__", "__self__"}
 ORDERED = {"lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -23,7 +25,7 @@ class Proxy:
     _runs_elsewhere = True  # for course_utils.exercises.running
 
     def __init__(self, grader, number, about):
-        vars_of(self).update(grader=grader, number=number, about=about, root=None)
+        vars_of(self).update(grader=grader, number=number, about=about, root=None, of=None)
 
     def __getattr__(self, name):
         mine = vars_of(self)
@@ -38,8 +40,8 @@ class Proxy:
         if name == "zero_grad" and is_module(mine["about"]):
             mine["grader"].forget_gradients()
         found = mine["grader"].ask("get", mine["number"], name)
-        if isinstance_proxy(found) and mine["root"]:
-            vars_of(found)["root"] = None
+        if isinstance_proxy(found):
+            vars_of(found)["of"] = name
         return found
 
     def __setattr__(self, name, value):
@@ -123,7 +125,7 @@ def operate(proxy, name, *args):
 
 def compare(one, other, name, same):
     """An operator that compares: the student's own between two of the student's objects, else none at all."""
-    if not isinstance_proxy(other):
+    if not isinstance_proxy(other) and f"__{name}__" not in vars_of(one)["grader"].defined:
         if name == "eq":
             return False
         sign, kind = ORDERED[name], vars_of(one)["about"]["type"]
@@ -140,6 +142,23 @@ def _forward(name):
     return method
 
 
+def _with_another(name):
+    """An operator with something else: with data only where the instructor's own class has it.
+
+    It would hand the expected value to the student's code, and take its word for the difference.
+    """
+
+    def method(self, other, *more):
+        asked = vars_of(self)["grader"].defined
+        if not isinstance_proxy(other) and f"__{name}__" not in asked:
+            if name == "contains":
+                return any(other is value or other == value for value in self)
+            return NotImplemented
+        return operate(self, name, other, *more)
+
+    return method
+
+
 def _ordered(name):
     def method(self, other):
         return compare(self, other, name, None)
@@ -149,10 +168,11 @@ def _ordered(name):
 
 def _call(self, *args, **kwargs):
     mine = vars_of(self)
-    return mine["grader"].call(mine["number"], mine["about"], args, kwargs)
+    return mine["grader"].call(self, args, kwargs)
 
 
-METHODS = {name: _forward(name) for name in FORWARDED} | {"call": _call} | {name: _ordered(name) for name in ORDERED}
+METHODS = {name: _forward(name) for name in FORWARDED} | {name: _with_another(name) for name in WITH_ANOTHER}
+METHODS |= {name: _ordered(name) for name in ORDERED} | {"call": _call}
 _classes = {}
 
 
@@ -220,14 +240,18 @@ def signature(about):
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
-LIBRARY_ERRORS = {"numpy.linalg.LinAlgError": ("numpy.linalg", "LinAlgError")}
 
+def make_error(about, iterating=False):
+    """The error that an answer raised: of the builtin type where there is one, else of one with its name.
 
-def make_error(about):
-    """The error that an answer raised: of the builtin type where there is one, else of one with its name."""
+    StopIteration is one only where a test iterates: else it would end a loop of the test's that it has no part in.
+    """
     message, line = str(about.get("message", ""))[:5000], str(about.get("line", ""))[:500]
     names = [str(n) for n in about.get("mro", [])[:50]] or ["builtins.Exception"]
     kind = next((k for n in names if (k := error_class(n)) is not None), Exception)
+    if issubclass(kind, StopIteration | StopAsyncIteration) and not iterating:
+        kind, message = RuntimeError, f"the answer raised {kind.__name__} {message}".strip()
+        names, about = ["builtins.RuntimeError"], {}
     first = names[0].rpartition(".")[2]
     if kind.__name__ != first and first.isidentifier():
         kind = type(first, (kind,), {})
@@ -240,7 +264,7 @@ def make_error(about):
         except Exception:  # a type that wants other arguments
             continue
     if error is None or text_of(error) != message:
-        error = Plain(kind, message)
+        error = plain_error(kind, message)
     error.students_line, error.finished = line, str(about.get("finished", ""))[:200]
     return error
 
@@ -252,7 +276,7 @@ def text_of(error):
         return None
 
 
-def Plain(kind, message):
+def plain_error(kind, message):
     """An error of a class under `kind` whose text is the message, whatever `kind` makes of its arguments."""
     made = type(kind.__name__, (kind,), {"__init__": lambda self: None, "__str__": lambda self: message})
     error = made.__new__(made)
@@ -262,7 +286,7 @@ def Plain(kind, message):
 
 def error_class(name):
     home, _, kind = name.rpartition(".")
-    if name in LIBRARY_ERRORS:
+    if name == "numpy.linalg.LinAlgError":
         import numpy.linalg
 
         return numpy.linalg.LinAlgError

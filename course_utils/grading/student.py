@@ -309,9 +309,8 @@ class Kernel(Peer):
 
     def files(self, files):
         for name, content in files.items():
-            path = os.path.join(os.getcwd(), name)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "wb") as file:
+            os.makedirs(os.path.dirname(os.path.abspath(name)), exist_ok=True)
+            with open(name, "wb") as file:
                 file.write(content)
 
     def put_data(self, number, data):

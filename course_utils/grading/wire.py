@@ -10,6 +10,7 @@ import collections
 import datetime
 import decimal
 import fractions
+import functools
 import json
 import math
 import re
@@ -20,9 +21,12 @@ import time
 
 import numpy as np
 
-MAX_HEADER = 8 * 2**20
-MAX_BUFFERS = 512 * 2**20
+MAX_HEADER = 4 * 2**20
+MAX_BUFFERS = 128 * 2**20
+MAX_ODD = 5_000  # numbers in a message whose hashes a sender could make collide, so that a set of them takes for ever
 HEAD = struct.Struct("<IQ")
+RATIONAL = re.compile(r"-?\d{1,4000}(/\d{1,4000})?")
+DECIMAL = re.compile(r"-?(\d{1,1000}(\.\d{1,1000})?(E[+-]?\d{1,3})?|NaN|Infinity)")
 DTYPE = re.compile(r"[<>|=]?([biufcSUMm])\d+(\[\w+\])?")
 NAME = re.compile(r"[^\W\d]\w*")
 TORCH = (
@@ -218,7 +222,7 @@ class _Loader:
     """Builds the value that a header describes; takes its raw data from `body`, in order."""
 
     def __init__(self, body, resolve):
-        self.body, self.at, self.resolve = memoryview(body), 0, resolve
+        self.body, self.at, self.resolve, self.odd = memoryview(body), 0, resolve, 0
 
     def value(self, plain):
         if isinstance(plain, list):
@@ -241,9 +245,15 @@ class _Loader:
         if type(size) is not int or not 0 <= size <= len(self.body) - self.at:
             raise WireError("a buffer is shorter than its header says")
         self.at += size
-        return bytes(self.body[self.at - size : self.at])
+        return self.body[self.at - size : self.at]
+
+    def count_odd(self):
+        self.odd += 1
+        if self.odd > MAX_ODD:
+            raise WireError("too many numbers of a rare kind")
 
     def _int(self, plain):
+        self.count_odd()
         return int(plain["v"], 16)
 
     def _tuple(self, plain):
@@ -274,14 +284,15 @@ class _Loader:
         names = [name for name in (plain["name"], *plain["fields"]) if NAME.fullmatch(name) and len(name) < 100]
         if len(names) != len(plain["v"]) + 1 or len(names) > 100:
             raise WireError("a named tuple whose names make no sense")
-        return collections.namedtuple(names[0], names[1:])(*self.values(plain))
+        return named(*names)(*self.values(plain))
 
     def _complex(self, plain):
+        self.count_odd()
         real, imag = plain["v"]
         return complex(float(real), float(imag))
 
     def _bytes(self, plain):
-        return self.raw(plain["n"])
+        return bytes(self.raw(plain["n"]))
 
     def _bytearray(self, plain):
         return bytearray(self.raw(plain["n"]))
@@ -296,10 +307,12 @@ class _Loader:
         return {"Ellipsis": Ellipsis, "NotImplemented": NotImplemented}[plain["v"]]
 
     def _Decimal(self, plain):
-        return decimal.Decimal(str(plain["v"]))
+        self.count_odd()
+        return decimal.Decimal(matching(DECIMAL, plain["v"]))
 
     def _Fraction(self, plain):
-        return fractions.Fraction(str(plain["v"]))
+        self.count_odd()
+        return fractions.Fraction(matching(RATIONAL, plain["v"]))
 
     def _date(self, plain):
         return datetime.date.fromisoformat(plain["v"])
@@ -362,7 +375,7 @@ class _Loader:
             tensor = torch.empty(shape, dtype=dtype)
         else:
             data = bytearray(self.exactly(plain["n"], shape, dtype.itemsize))
-            if dtype is torch.bool:
+            if dtype is torch.bool:  # no bool that is neither
                 tensor = torch.frombuffer(data, dtype=torch.uint8).ne(0).reshape(shape)
             else:
                 tensor = torch.frombuffer(data, dtype=dtype).reshape(shape)
@@ -437,6 +450,17 @@ class _Loader:
         return pandas.Timestamp(str(plain["v"]))
 
 
+@functools.lru_cache(200)
+def named(name, *fields):
+    return collections.namedtuple(name, fields)
+
+
+def matching(pattern, text):
+    if type(text) is not str or not pattern.fullmatch(text):
+        raise WireError("a number that makes no sense")
+    return text
+
+
 # ---- messages on a socket --------------------------------------------------------------------------------------------
 
 
@@ -448,6 +472,7 @@ class Channel:
 
     def __init__(self, socket, refer=None, resolve=None, tick=None):
         self.socket, self.refer, self.resolve, self.tick = socket, refer, resolve, tick
+        self.received = 0  # bytes
         socket.setblocking(False)
 
     def send(self, value, deadline=None):
@@ -467,6 +492,7 @@ class Channel:
         header, total = HEAD.unpack(self._exactly(HEAD.size, deadline))
         if header > MAX_HEADER or total > MAX_BUFFERS:
             raise WireError("a message that is too large")
+        self.received += header + total
         return load(self._exactly(header, deadline), self._exactly(total, deadline), self.resolve)
 
     def _exactly(self, size, deadline):
