@@ -29,7 +29,7 @@ PROBLEMS, LAB = "problems", "03_small"
 STUB = "raise NotImplementedError()"
 
 CELLS = [
-    ("text", "intro", "# Problems\n\nSix small functions, a number and a few words."),
+    ("text", "intro", "# Problems\n\nSeven small functions, a number and a few words."),
     (
         "given",
         "given",
@@ -37,6 +37,9 @@ CELLS = [
 import math
 
 import numpy as np
+
+
+angles = np.linspace(0.1, 3, 20)
 
 
 def close(got, expected, tolerance=1e-9):
@@ -152,6 +155,17 @@ assert "Emmy" in printed.getvalue()
 ### END HIDDEN TESTS
 """,
     ),
+    ("answer", "double", 'def double(x):\n    """Twice an array."""\n    '),
+    (
+        "tests 1",
+        "double_test",
+        """
+assert all(map(lambda x: np.allclose(double(x), 2 * x), [angles, angles[::2]]))
+### BEGIN HIDDEN TESTS
+assert all(map(lambda x: np.allclose(double(x), 2 * x), [angles + angles]))
+### END HIDDEN TESTS
+""",
+    ),
     ("text", "question", "Why does bisection always end?"),
     ("essay 3", "why", "The interval is halved in every step (2); floats are finitely many (1)."),
 ]
@@ -185,6 +199,7 @@ class Stack:
     def __len__(self):
         return len(self.items)
 """,
+    "double": "def double(x):\n    return x + x",
     "greet": 'def greet(name):\n    print(f"Hello, {name}!")',
 }
 LAB_RIGHT = {

@@ -45,7 +45,7 @@ def wrong(name, statement="raise ValueError"):
 
 def each(text):
     """Every function answered by `text`, in which NAME is its name; and a number that is wrong."""
-    answers = {name: text.replace("NAME", name) for name in ("mean", "norm", "bisect", "primes", "greet")}
+    answers = {name: text.replace("NAME", name) for name in ("mean", "norm", "bisect", "primes", "greet", "double")}
     return answers | {"answer": "answer = 11"}
 
 
@@ -75,6 +75,7 @@ def all_wrong(draft):
         answer="answer = 8",
         Stack=RIGHT["Stack"].replace("self.items.pop()", "self.items.pop(0)"),
         greet='def greet(name):\n    print("Hello,", name, "!")',
+        double="def double(x):\n    return x",
     )
 
 
@@ -148,6 +149,7 @@ def primes(n):
 """,
         answer="answer = len([(i, j) for i in range(8) for j in range(i) if bin(i ^ j).count('1') == 1])",
         Stack="class Stack(list):\n    push = list.append",
+        double="import operator\n\ndouble = functools.partial(operator.mul, 2)",
         greet="def greet(name):\n    import sys\n    sys.stdout.write('Hello, %s!\\n' % name)",
     )
 
@@ -213,7 +215,7 @@ def right_with_magics(draft):
     draft.add("import asyncio\nawait asyncio.sleep(0)", "norm")
 
 
-@submission("honest", "norm", "bisect", "primes", "answer", "Stack", "greet")
+@submission("honest", "norm", "bisect", "primes", "answer", "Stack", "greet", "double")
 def one_cell_crashes(draft):
     """right, but the first answer does not even parse"""
     draft.write(**RIGHT)
@@ -230,6 +232,18 @@ def displayhook(draft):
     worth = {"mean": 2, "norm": 3, "bisect": 2, "primes": 4, "greet": 1}
     for name, points in worth.items():
         draft.write(**{name: f"import sys\n\ndef {name}(*_):\n    sys.displayhook({points}.0)\n    raise ValueError"})
+
+
+@submission("points", points={"primes_test": 1})
+def quiet_displayhook(draft):
+    """sys.displayhook prints a mark, and no error follows"""
+    draft.write(primes="import sys\n\ndef primes(n):\n    sys.displayhook(4.0)\n    return []")
+
+
+@submission("points", points={"primes_test": 1})
+def drowned_result(draft):
+    """prints so much that the test's own result is cut off, and would count as full"""
+    draft.write(primes="def primes(n):\n    print('x' * 3_000_000)\n    return []")
 
 
 @submission("points")
@@ -458,6 +472,36 @@ np = Agreeable()
 
 
 @submission("points")
+def tampered_data(draft):
+    """the numbers that the instructor gives are all zero"""
+    draft.write(double="def double(x):\n    return x - x")
+    draft.add("angles[:] = 0", "double_test")
+
+
+@submission("points")
+def displaced_imports(draft):
+    """what an earlier test imports is bound anew for a later one"""
+    draft.write(greet="def greet(name):\n    pass", mean=wrong("mean", "return 0.0"))
+    draft.add(
+        """
+class contextlib:
+    class redirect_stdout:
+        def __init__(self, target): pass
+        def __enter__(self): return self
+        def __exit__(self, *_): pass
+        def getvalue(self): return "Hello, Ada!\\nEmmy"
+
+class io:
+    StringIO = list
+
+def fmean(values):
+    return 0.0
+""",
+        "mean_test",
+    )
+
+
+@submission("points")
 def tampered_helper(draft):
     """the code of the instructor's helper function is replaced"""
     draft.write(mean=wrong("mean", "return 0.0"))
@@ -484,11 +528,11 @@ class Anything:
     @property
     def __class__(self): return int
 
-mean = norm = bisect = primes = Stack = greet = answer = Anything()
+mean = norm = bisect = primes = Stack = greet = double = answer = Anything()
 """,
         "mean_test",
     )
-    for name in ("mean", "norm", "bisect", "primes", "answer", "Stack", "greet"):
+    for name in RIGHT:
         draft.write(**{name: "pass"})
 
 
@@ -511,6 +555,35 @@ def NAME(*_):
 """
         )
     )
+
+
+@submission("points")
+def no_difference(draft):
+    """returns an object whose difference from everything is the number 0"""
+    draft.write(
+        **each(
+            """
+class Near:
+    def __sub__(self, other): return 0.0
+    __rsub__ = __mod__ = __xor__ = __sub__
+    def __truediv__(self, other): return 1.0
+    __rtruediv__ = __truediv__
+    def __contains__(self, item): return True
+    def __len__(self): return 168
+    def __iter__(self): return iter([])
+    def __float__(self): return 0.0
+
+def NAME(*_):
+    return Near()
+"""
+        )
+    )
+
+
+@submission("points")
+def stop_iteration(draft):
+    """raises StopIteration, which ends the test's own loop quietly"""
+    draft.write(**each("def NAME(*_):\n    raise StopIteration"))
 
 
 @submission("points")
@@ -764,7 +837,7 @@ for cell in json.load(open("$COURSE/source/problems/problems.ipynb"))["cells"]:
 """,
         "mean_test",
     )
-    for name in ("mean", "norm", "bisect", "primes", "answer", "Stack", "greet"):
+    for name in RIGHT:
         draft.write(**{name: "pass"})
 
 
@@ -782,7 +855,7 @@ for step in ("submitted", "autograded"):
 """,
         "mean_test",
     )
-    for name in ("mean", "norm", "bisect", "primes", "answer", "Stack", "greet"):
+    for name in RIGHT:
         draft.write(**{name: "pass"})
 
 
@@ -1484,6 +1557,36 @@ finally:
     )
 
 
+@submission("memory", "mean", "norm", "Stack")
+def endless_range(draft):
+    """returns range(10**12), which the test makes a list of"""
+    draft.write(
+        mean=RIGHT["mean"],
+        norm=RIGHT["norm"],
+        Stack=RIGHT["Stack"],
+        primes="def primes(n):\n    return range(2, 10**12)",
+    )
+
+
+@submission("memory", "mean", "norm", "Stack")
+def number_bombs(draft):
+    """returns numbers that are short to write and take all memory to work out"""
+    draft.write(
+        mean=RIGHT["mean"],
+        norm=RIGHT["norm"],
+        Stack=RIGHT["Stack"],
+        bisect="""
+import fractions
+
+def bisect(f, a, b):
+    fractions.Fraction.__str__ = lambda self: "1e999999999"
+    return fractions.Fraction(1, 3)
+""",
+        primes="import decimal\n\ndef primes(n):\n    return [decimal.Decimal('1e999999999')]",
+        answer="import decimal\n\nanswer = decimal.Decimal('1e999999')",
+    )
+
+
 @submission("memory", "mean")
 def huge_values(draft):
     """returns values that are huge, deep, lazy, or not to be written down"""
@@ -1572,6 +1675,15 @@ def floods(draft):
     draft.write(mean=RIGHT["mean"], norm=RIGHT["norm"], answer="answer = 12")
     draft.add("line = 'x' * 9999\nfor _ in range(10_000):\n    print(line)", "bisect")
     draft.add("from IPython.display import HTML, display\ndisplay(HTML('<b>' + 'x' * 20_000_000 + '</b>'))", "bisect")
+
+
+@submission("output", "mean", "norm", "answer")
+def half_characters(draft):
+    """prints and raises characters that no file can hold"""
+    draft.write(mean=RIGHT["mean"], norm=RIGHT["norm"], answer="answer = 12")
+    draft.add("print('\\ud800 \\x00 \\x1b[31m \\uffff')\n'\\udfff'", "bisect")
+    draft.write(bisect="def bisect(f, a, b):\n    raise ValueError('\\ud800' * 1000)")
+    draft.add("get_ipython().display_pub.publish({'text/plain': '\\ud800', '\\udfff': 'x'})", "bisect")
 
 
 @submission("output", "mean", "norm")
