@@ -287,10 +287,10 @@ def test_a_locked_gradebook_is_waited_for(tmp_path, capsys, monkeypatch):
         time.sleep(6)  # longer than SQLite waits by itself
         lock.execute("COMMIT")
 
-    def run(*arguments):
+    def run(*arguments, **options):
         lock.execute("BEGIN EXCLUSIVE")
         begun.set()
-        yield from execute(*arguments)
+        yield from execute(*arguments, **options)
 
     execute = pool.run
     monkeypatch.setattr(pool, "run", run)

@@ -94,7 +94,7 @@ def make_class(folder, repository=None):
         )
     for name, lab in course.labs.items():
         for student, text in demo_submissions(lab).items():
-            path = course.path("submitted", student, name)
+            path = course.path("submitted", student, name) / f"{name}.ipynb"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, "utf-8")
 

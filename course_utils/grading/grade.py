@@ -5,6 +5,7 @@ next run, and what was finished is left alone.
 """
 
 import contextlib
+import functools
 import traceback
 
 from tqdm.auto import tqdm
@@ -24,14 +25,22 @@ UNSAFE = (
 
 
 def grade_course(
-    folder, assignment=None, student=None, force=False, repository=None, unsafe=False, workers=None, scheduler=None
+    folder,
+    assignment=None,
+    student=None,
+    force=False,
+    repository=None,
+    unsafe=False,
+    workers=None,
+    scheduler=None,
+    limits=None,
 ):
     """Grade what is in `folder`/submitted and not graded yet; returns the rows of grades.csv (see report.py).
 
     A submission is graded again where it or its assignment is another than what was graded, or with `force`. `unsafe`
     runs students' code without a sandbox; `scheduler` is the address of a dask cluster, else there are `workers`
-    processes (default: one a core). Raises GradingError where nothing can be graded at all, and SandboxError where
-    there can be no sandbox.
+    processes (default: one a core). `limits` (Limits) takes the place of the class's own. Raises GradingError where
+    nothing can be graded at all, and SandboxError where there can be no sandbox.
     """
     course = Course(folder, repository)
     submissions = find_submissions(course, assignment, student)
@@ -49,7 +58,9 @@ def grade_course(
     with Writer(course, tasks, tqdm.write) as writer:
         pages = Pages(course, writer)
         if todo:
-            _grade(course, writer, pages, todo, tasks, unsafe, workers, scheduler)
+            run = _cluster(scheduler) if scheduler else _pool(workers, course.log("workers"))
+            outcomes = run(_jobs(todo), tasks, limits or course.limits, unsafe)
+            _grade(course, writer, pages, todo, outcomes)
         graded = {id(submission) for submission in todo}
         for submission in submissions:
             if id(submission) not in graded:
@@ -57,24 +68,30 @@ def grade_course(
     return write_grades(course, _all(course, submissions))
 
 
-def _grade(course, writer, pages, todo, tasks, unsafe, workers, scheduler):
-    """Grade these submissions, with a bar."""
-    jobs = [Job(submission.student, submission.assignment, str(submission.folder)) for submission in todo]
-    of = {id(job): submission for job, submission in zip(jobs, todo, strict=True)}
+def _jobs(submissions):
+    return [Job(submission.student, submission.assignment, str(submission.folder)) for submission in submissions]
+
+
+def _pool(workers, log):
+    from . import pool
+
+    return functools.partial(pool.run, workers=workers, log=log)
+
+
+def _cluster(scheduler):
+    from . import cluster
+
+    return functools.partial(cluster.run, scheduler=scheduler)
+
+
+def _grade(course, writer, pages, todo, outcomes):
+    """Write down the outcomes of these submissions as they come, with a bar."""
+    of = {(submission.student, submission.assignment): submission for submission in todo}
     for submission in todo:
         course.stamp(submission).unlink(missing_ok=True)
-    if scheduler:
-        from . import cluster
-
-        outcomes = cluster.run(jobs, tasks, course.limits, unsafe, scheduler)
-    else:
-        from . import pool
-
-        log = course.log("workers")
-        outcomes = pool.run(jobs, tasks, course.limits, unsafe, workers, log)
-    with tqdm(total=len(jobs), desc="Grading", unit="submission") as bar, contextlib.closing(outcomes):
+    with tqdm(total=len(todo), desc="Grading", unit="submission") as bar, contextlib.closing(outcomes):
         for job, outcome in outcomes:
-            submission = of[id(job)]
+            submission = of[job.student, job.assignment]
             bar.set_postfix_str(submission.student, refresh=False)
             submission.seconds, submission.problem = outcome.seconds, outcome.problem
             submission.notes += outcome.notes

@@ -19,7 +19,7 @@ from .report import plain
 CANVAS = re.compile(r"(?P<student>[^/_]+)_(?P<late>LATE_)?(?P<number>\d+)_(?P<submission>\d+)_(?P<file>[^/]+)")
 MOODLE = re.compile(r"(?:[^/]+/)*(?P<student>[^/]+_\d+)_assignsubmission_[a-z]+(?:_/|/)(?P<file>.+)")
 MOST_BYTES = 4 * 2**30
-MOST_RATIO = 200  # a file that unpacks to more than this many times its size is no notebook
+MOST_RATIO = 800  # what unpacks to more than this many times its size is no notebook, if it is large
 PART = 2**20
 NUMBER, TEXT = "n", "t"  # how a column says who it is
 
@@ -74,7 +74,7 @@ def _is_safe(entry, file):
     mode = entry.external_attr >> 16
     is_plain = not stat.S_IFMT(mode) or stat.S_ISREG(mode)
     leads_away = path.is_absolute() or ".." in path.parts or "\0" in file or re.match(r"[A-Za-z]:", file)
-    is_bomb = entry.file_size > MOST_RATIO * max(entry.compress_size, 1000) or entry.file_size > LARGEST_NOTEBOOK
+    is_bomb = entry.file_size > max(MOST_RATIO * entry.compress_size, 10 * PART) or entry.file_size > LARGEST_NOTEBOOK
     return is_plain and not leads_away and not is_bomb and not entry.flag_bits & 1  # nor with a password
 
 
