@@ -4,10 +4,14 @@ Harmless outside their purpose: they call only sockets of the test's own, write 
 what they fork, fill or allocate is bounded, so that an attack which succeeds does no harm.
 """
 
+import copy
 import json
+import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import nbformat
 from grading_class import LAB, LAB_RIGHT, LAB_WORTH, PROBLEMS, RIGHT, WORTH, deserved
 
 
@@ -1779,6 +1783,129 @@ def script_in_metadata(draft):
         "codemirror_mode": payload,
         "file_extension": ".html",
     }
+
+
+# ---- odd, and honest -------------------------------------------------------------------------------------------------
+
+
+@submission("odd", *RIGHT)
+def doubled_cell(draft):
+    """an answer and its test, copied with everything that marks them"""
+    draft.write(**RIGHT)
+    for name in ("norm_test", "norm"):
+        draft.notebook.cells.insert(7, copy.deepcopy(draft.cell(name)))
+
+
+@submission("odd", *RIGHT)
+def stripped_metadata(draft):
+    """an editor took all metadata away"""
+    draft.write(**RIGHT)
+    for cell in draft.notebook.cells:
+        cell.metadata.clear()
+
+
+@submission("odd", *RIGHT)
+def deleted_tests(draft):
+    """tests and given cells deleted, by an honest student"""
+    draft.write(**RIGHT)
+    kept = [cell for cell in draft.notebook.cells if not cell.metadata.nbgrader.locked]
+    draft.notebook.cells = kept
+
+
+@submission("odd", *RIGHT)
+def from_colab(draft):
+    """Colab's form: ids of its own, form lines, no mark of nbgrader's"""
+    draft.write(**RIGHT)
+    for number, cell in enumerate(draft.notebook.cells):
+        name = cell.metadata.nbgrader.grade_id
+        cell.metadata = {"id": f"zX{number}kQ", "colab": {"base_uri": "https://localhost:8080/"}, "cellView": "form"}
+        if cell.cell_type == "code" and name in RIGHT:
+            cell.source = f"#@title {name} {{ display-mode: 'form' }}\n{cell.source}"
+        cell.pop("id")
+    draft.notebook.nbformat_minor = 0
+    draft.notebook.metadata["colab"] = {"provenance": []}
+
+
+@submission("odd", *RIGHT)
+def windows_line_ends(draft):
+    """CRLF, in the file and in its cells"""
+    draft.write(**RIGHT)
+    for cell in draft.notebook.cells:
+        cell.source = cell.source.replace("\n", "\r\n")
+    draft.path.write_bytes(nbformat.writes(draft.notebook).replace("\n", "\r\n").encode())
+
+
+@submission("odd", *RIGHT)
+def old_format(draft):
+    """saved in format 3"""
+    draft.write(**RIGHT)
+    with warnings.catch_warnings(action="ignore"):
+        nbformat.write(nbformat.convert(draft.notebook, 3), draft.path, version=3)
+
+
+@submission("odd", "mean", "norm", "bisect")
+def cut_off(draft):
+    """a file that ends in the middle"""
+    draft.write(**RIGHT)
+    text = nbformat.writes(draft.notebook)
+    draft.path.write_text(text[: text.index("def primes")])
+
+
+@submission("odd", *RIGHT)
+def another_encoding(draft):
+    """saved in latin-1"""
+    draft.write(**RIGHT)
+    draft.write(mean="# à vérifier\n" + RIGHT["mean"])
+    draft.path.write_bytes(nbformat.writes(draft.notebook).encode("latin-1"))
+
+
+@submission("odd")
+def empty_file(draft):
+    """an empty file"""
+    draft.path.write_bytes(b"")
+
+
+@submission("odd")
+def empty_folder(draft):
+    """a folder with nothing in it"""
+    draft.save = lambda: None
+
+
+@submission("odd", *RIGHT)
+def two_notebooks(draft):
+    """two notebooks, of which one is the assignment's, and not by its name"""
+    draft.write(**RIGHT)
+    draft.file("Untitled.ipynb", nbformat.writes(nbformat.v4.new_notebook()))
+    draft.file("Copy of problems (1).ipynb", nbformat.writes(draft.notebook))
+    draft.save = lambda: None
+
+
+@submission("odd", *RIGHT)
+def sixty_megabytes(draft):
+    """a file of 60 MB, nearly all of it outputs"""
+    draft.write(**RIGHT)
+    output = nbformat.v4.new_output("display_data", data={"text/plain": "x" * 60_000_000})
+    draft.cell("given").outputs = [output]
+
+
+@submission("odd", *RIGHT)
+def pipes_and_large_files(draft):
+    """a named pipe, a socket's name and 300 MB of nothing beside the notebook"""
+    draft.write(**RIGHT)
+    os.mkfifo(draft.folder / "data.csv")
+    with open(draft.folder / "large.bin", "wb") as file:
+        file.truncate(300 << 20)
+
+
+@submission("odd", "mean", "norm")
+def slow_to_show(draft):
+    """texts and HTML that take programs ages to lay out"""
+    draft.write(mean=RIGHT["mean"], norm=RIGHT["norm"])
+    draft.add("|a|b|\n|-|-|\n" + "|a|b|\n" * 20_000, cell_type="markdown")
+    draft.add("\\begin{a}" * 20_000 + "[" * 20_000, cell_type="markdown")
+    draft.add("<b>" * 20_000 + "".join(f"<i class={i}>" for i in range(5_000)), cell_type="markdown")
+    draft.add("from IPython.display import HTML\nHTML('<div>' * 50_000 + '<b>' * 50_000 + '&amp;' * 50_000)")
+    draft.add("'" + "x" * 3_000_000 + "'\n" + "(" * 90)
 
 
 # ---- aimed at the way that this grader works -------------------------------------------------------------------------
