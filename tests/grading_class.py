@@ -11,13 +11,16 @@ import re
 import signal
 import socket
 import string
+import subprocess
+import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 import nbformat
-from lab_tools import SMALL_LAB, grade_id, small_repository
+from lab_tools import ROOT, SMALL_LAB, grade_id, small_repository
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from nbgrader.api import Gradebook, MissingEntry
 
@@ -459,6 +462,51 @@ def processes(token):
             command = (path / "cmdline").read_bytes()
             if int(path.name) != os.getpid() and token.encode() in command + (path / "environ").read_bytes():
                 yield int(path.name), command
+
+
+# ---- the command, and killing it -------------------------------------------------------------------------------------
+
+
+def command(place, *options):
+    """`python -m course_utils.grading`, started; its processes and folders are known by the place's home."""
+    with open(place.folder / "out", "a") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "course_utils.grading", "--course", place.course, *options],
+            cwd=ROOT,
+            stdout=out,
+            stderr=out,
+            env=os.environ | {"TMPDIR": str(place.home), "HOME": str(place.home)},
+        )
+
+
+def finished(place):
+    """When each submission was finished, of those that are: {student: time in ns}."""
+    return {path.stem: path.stat().st_mtime_ns for path in (place.course / ".grading").rglob("*.graded")}
+
+
+def killed_at(place, more, later=0.0):
+    """Start the command, and kill it so many seconds after so many more are finished.
+
+    False where something that was finished already was run again.
+    """
+    before, process, end = finished(place), command(place), time.monotonic() + 120
+    while len(finished(place)) < len(before) + more and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(later)
+    process.kill()
+    process.wait()
+    return before.items() <= finished(place).items()
+
+
+def nothing_left(place, seconds=20):
+    """Whether all processes of the command go within a while, and no folder of theirs stays."""
+    end = time.monotonic() + seconds
+    while (list(processes(str(place.home))) or list(place.home.glob("grading-*"))) and time.monotonic() < end:
+        time.sleep(0.1)
+    return not list(processes(str(place.home))) and not list(place.home.glob("grading-*"))
+
+
+# ---- what a browser would do -----------------------------------------------------------------------------------------
 
 
 class Live(html.parser.HTMLParser):
