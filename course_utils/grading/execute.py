@@ -57,6 +57,8 @@ class Engine:
             if control is not None:
                 control.close()
         if self.server is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.server.wait(5)
             self.server.kill()
             self.server.wait()
         self.server = self.plain = self.course = None

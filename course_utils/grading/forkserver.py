@@ -41,9 +41,11 @@ def main(plain, course, settings):
     plain, course = socket.socket(fileno=plain), socket.socket(fileno=course)
     prepare(LIBRARIES)
     shell = student.make_shell()
+    warm_up(shell)
     for name in settings:
         os.environ.pop(name, None)
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         sandbox.die_with_parent()
         plain.close()
         prepare(COURSE)
@@ -51,6 +53,7 @@ def main(plain, course, settings):
     else:
         course.close()
         serve(plain, shell)
+        os.waitpid(child, 0)
     os._exit(0)
 
 
@@ -58,10 +61,20 @@ def prepare(names):
     for name in names:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+
+
+def warm_up(shell):
+    """Do once what is slow at its first use: a traceback, a figure, a backward pass, an optimiser."""
+    shell.run_cell("1 / 0")
+    if "matplotlib.pyplot" in sys.modules:
+        shell.run_cell("import matplotlib.pyplot; matplotlib.pyplot.plot([0, 1]); matplotlib.pyplot.show()")
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
         torch.set_num_threads(1)
-        (torch.ones(2, requires_grad=True) * 2).sum().backward()  # what is made at first use, made once
+        weights = torch.ones(2, requires_grad=True)
+        (weights * 2).sum().backward()
+        torch.optim.SGD([weights], lr=1.0).step()
+    shell.reset()
 
 
 def serve(control, shell):
