@@ -61,11 +61,12 @@ def course_folder():
     return str(Path(__file__).parents[1])
 
 
-def jail_command(limits, uid=None, course=True):
+def jail_command(limits, uid=None, course=True, binds=(), shows=()):
     """(arguments, fds to pass on): bubblewrap's command line up to the program, with `uid` inside.
 
     No network, no processes but its own, the system and the environment read-only, everything else empty. Without
-    `course`, the package course_utils is not there either. The fds are the caller's to close.
+    `course`, the package course_utils is not there either. `binds` and `shows` map folders outside to those inside, to
+    write in or to read. The fds are the caller's to close.
     """
     command = ["bwrap", "--die-with-parent", "--new-session", "--unshare-ipc", "--unshare-pid", "--unshare-net"]
     command += ["--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox", "--cap-drop", "ALL"]
@@ -104,15 +105,19 @@ def jail_command(limits, uid=None, course=True):
     for path in ("/tmp", HOME, "/dev/shm"):
         folders(path)
         command += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", path]
+    for option, paths in (("--bind", binds), ("--ro-bind", shows)):
+        for outside, inside in dict(paths).items():
+            folders(inside)
+            command += [option, outside, inside]
     uid = os.geteuid() if uid is None else uid
-    fds = [_memory(f"student:x:{uid}:{uid}:student:{HOME}:/bin/sh\n"), _memory(f"student:x:{uid}:\n")]
+    fds = [memory_file(f"student:x:{uid}:{uid}:student:{HOME}:/bin/sh\n"), memory_file(f"student:x:{uid}:\n")]
     for fd, name in zip(fds, ("passwd", "group"), strict=True):
         command += ["--perms", "0444", "--ro-bind-data", str(fd), f"/etc/{name}"]
     command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", HOME]
     return command, fds
 
 
-def _memory(text):
+def memory_file(text):
     """A file in memory that holds the text, as an fd to be read from its start."""
     fd = os.memfd_create("sandbox")
     os.write(fd, text.encode() if isinstance(text, str) else text)
@@ -354,6 +359,15 @@ def filter_calls():
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 
+def children(pid):
+    """The processes whose parent is `pid`."""
+    found = []
+    for task in _entries(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError, ValueError):
+            found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+    return found
+
+
 def memory(roots, inherited=0):
     """Bytes that the processes `roots` and all below them hold for themselves, less `inherited` from the fork server.
 
@@ -361,9 +375,7 @@ def memory(roots, inherited=0):
     """
     processes = list(roots)
     for pid in processes:
-        for task in _entries(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError, ValueError):
-                processes += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+        processes += [child for child in children(pid) if child not in processes]
     total = 0
     for pid in processes:
         with contextlib.suppress(OSError, ValueError, IndexError):
