@@ -8,6 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 COURSE ?= .
 PORT ?= 8000
+OPTIONS ?=
 ENV := .venv/.made
 # Nothing needs to be activated; some tools (nbgrader's alembic) are looked up on the PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -47,8 +48,8 @@ check-site: $(ENV)  ## look at the built website: links, pictures, and every pag
 notebooks: $(ENV)  ## write notebooks/ anew from solutions/ and book/
 	@python -m course_utils.authoring
 
-grade: $(ENV)  ## grade submitted/ into the gradebook, feedback/ and grades.csv (COURSE=folder)
-	@python -m course_utils.grading --course "$(COURSE)"
+grade: $(ENV)  ## grade submitted/ into the gradebook, feedback/ and grades.csv (COURSE=folder OPTIONS=--force)
+	@python -m course_utils.grading --course "$(COURSE)" $(OPTIONS)
 
 demo-class: $(ENV)  ## make a small made-up class of submissions to grade (COURSE=folder)
 	@python -m course_utils.grading.demo --course "$(COURSE)"
@@ -64,6 +65,7 @@ system:  ## install the Debian packages that some tests use (needs root)
 	@missing=(); \
 	command -v chromium google-chrome >/dev/null || missing+=(chromium fonts-dejavu-core); \
 	command -v bwrap >/dev/null || missing+=(bubblewrap); \
+	compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || missing+=(postgresql); \
 	if [ $${#missing[@]} = 0 ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 		echo "Not installed: $${missing[*]}. The tests that need them are skipped;"; \

@@ -132,7 +132,8 @@ class QuickEngine:
                 with contextlib.redirect_stdout(printed):
                     exec(code.source, names)
             except Exception as error:
-                lines = traceback.format_exc().split("\n")
+                line = traceback.extract_tb(error.__traceback__)[1].lineno  # [0] is exec
+                lines = [f"----> {line} {code.source.splitlines()[line - 1]}", f"{type(error).__name__}: {error}"]
                 failed = new_output("error", ename=type(error).__name__, evalue=str(error), traceback=lines)
                 code.outputs.append(failed)
             code.outputs += [nbformat.from_dict(output) for output in shown]

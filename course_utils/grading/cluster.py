@@ -11,6 +11,7 @@ from .reading import Unreadable, pack
 from .worker import Outcome, work
 
 AHEAD = 2  # jobs a thread that are sent before their turn: enough that none waits, few enough for the memory
+PATIENCE = 10  # seconds to find the scheduler
 LOCK = threading.Lock()
 
 
@@ -26,14 +27,14 @@ def run(jobs, tasks, limits, unsafe, scheduler):
     except ImportError:
         raise GradingError("--scheduler needs dask: pip install distributed") from None
     try:
-        client = Client(scheduler, timeout=10, set_as_default=False)
+        client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
         raise GradingError(f"There is no dask scheduler at {scheduler}: {error}") from None
     with client:
         threads = sum(client.nthreads().values())
         if not threads:
             raise GradingError(f"The dask scheduler at {scheduler} has no workers: start some with `dask worker`.")
-        waiting, of, futures = iter(jobs), {}, as_completed()
+        waiting, of, futures = iter(jobs), {}, as_completed(loop=client.loop)
 
         def send(number):
             for job in itertools.islice(waiting, number):

@@ -57,6 +57,9 @@ def nbgrader_config(folder):
     if own.exists() and not own.samefile(REPOSITORY / own.name):
         config.merge(PyFileConfigLoader(own.name, path=str(folder)).load_config())
     config.CourseDirectory.root = str(folder)
+    directory = config.CourseDirectory
+    if not directory.get("course_id") and not str(directory.get("db_url") or "sqlite").startswith("sqlite"):
+        directory.course_id = "default_course"  # nbgrader's empty one breaks the rules of a strict database
     return config
 
 
