@@ -55,6 +55,9 @@ def close(got, expected, tolerance=1e-9):
         "tests 2",
         "mean_test",
         """
+import contextlib
+import io
+
 assert close(mean([1, 2, 3]), 2)
 ### BEGIN HIDDEN TESTS
 from statistics import fmean
@@ -145,9 +148,6 @@ assert [stack.pop(), stack.pop(), len(stack)] == ["two", 1, 0]
         "tests 1",
         "greet_test",
         """
-import contextlib
-import io
-
 with contextlib.redirect_stdout(io.StringIO()) as printed:
     greet("Ada")
 assert printed.getvalue() == "Hello, Ada!\\n"

@@ -353,8 +353,15 @@ get_ipython().input_transformers_cleanup.append(
 
 @submission("points")
 def custom_exceptions(draft):
-    """an exception handler of IPython's that shows nothing"""
-    draft.add("get_ipython().set_custom_exc((BaseException,), lambda *_, **__: [])", "mean")
+    """an exception handler of IPython's that prints a mark"""
+    draft.add(
+        """
+import sys
+
+get_ipython().set_custom_exc((BaseException,), lambda *_, **__: sys.displayhook(1.0))
+""",
+        "mean",
+    )
 
 
 @submission("points")
@@ -435,14 +442,13 @@ shell.transform_cell = lambda text: "" if "assert" in text or "points" in text e
 
 @submission("points")
 def patched_builtins(draft):
-    """abs, isinstance, list, len and sum of the builtins lie"""
-    draft.write(mean=wrong("mean", "return 0.0"), answer="answer = 12.0")
+    """the builtin abs says 0"""
+    draft.write(mean=wrong("mean", "return 0.0"))
     draft.add(
         """
 import builtins
 
 builtins.abs = lambda value: 0
-builtins.isinstance = lambda value, kind: True
 """,
         "mean_test",
     )
@@ -482,26 +488,24 @@ def tampered_data(draft):
     draft.add("angles[:] = 0", "double_test")
 
 
-@submission("points")
+@submission("points", "mean")
 def displaced_imports(draft):
     """what an earlier test imports is bound anew for a later one"""
-    draft.write(greet="def greet(name):\n    pass", mean=wrong("mean", "return 0.0"))
+    draft.write(greet="def greet(name):\n    pass", mean=RIGHT["mean"])
     draft.add(
         """
+texts = iter(["Hello, Ada!\\n", "Emmy"])
+
 class contextlib:
     class redirect_stdout:
         def __init__(self, target): pass
         def __enter__(self): return self
         def __exit__(self, *_): pass
-        def getvalue(self): return "Hello, Ada!\\nEmmy"
+        def getvalue(self): return next(texts)
 
 class io:
-    StringIO = list
-
-def fmean(values):
-    return 0.0
-""",
-        "mean_test",
+    StringIO = list""",
+        "greet_test",
     )
 
 
@@ -561,7 +565,7 @@ def NAME(*_):
     )
 
 
-@submission("points")
+@submission("points", points={"primes_test": 1})
 def no_difference(draft):
     """returns an object whose difference from everything is the number 0"""
     draft.write(
