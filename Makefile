@@ -51,8 +51,8 @@ notebooks: $(ENV)  ## write notebooks/ anew from solutions/ and book/
 grade: $(ENV)  ## grade submitted/ into the gradebook, feedback/ and grades.csv (COURSE=folder OPTIONS=--force)
 	@python -m course_utils.grading --course "$(COURSE)" $(OPTIONS)
 
-demo-class: $(ENV)  ## make a small made-up class of submissions to grade (COURSE=folder)
-	@python -m course_utils.grading.demo --course "$(COURSE)"
+demo-class: $(ENV)  ## make a small made-up class of submissions to grade (COURSE=folder LAB=03_ddpm_2d or all)
+	@python -m course_utils.grading.demo --course "$(COURSE)" $(if $(LAB),--lab "$(LAB)")
 
 lab: $(ENV)  ## open JupyterLab with nbgrader's formgrader (COURSE=folder)
 	@COURSE="$(COURSE)" jupyter lab --notebook-dir "$(COURSE)" $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -320,6 +320,27 @@ def test_what_cannot_be_written_down_stops_nobody(tmp_path, monkeypatch):
     assert grade(folder)["bad"]["score"] == 3  # taken up by the next run
 
 
+def test_what_the_grader_itself_could_not_finish_is_tried_again(tmp_path):
+    folder = make_course(tmp_path)
+    halted = {"output_type": "error", "ename": "GradingHalted", "evalue": "", "traceback": []}
+    once = f"import pathlib\nif not pathlib.Path({str(tmp_path / 'twice')!r}).exists():\n    show({halted!r})"
+    hand_in(folder, "ada", answers(squares=f"{once}\n{SQUARES}"))
+    row = grade(folder)["ada"]
+    assert "its points are not final" in row["notes"] and row["score"] == 3
+    (tmp_path / "twice").touch()
+    assert "not final" not in grade(folder)["ada"]["notes"]
+
+
+def test_workers_that_never_begin_end_the_batch(tmp_path, quick):
+    folder = make_course(tmp_path)
+    hand_in(folder, "ada", answers())
+    quick.setattr(QuickEngine, "__enter__", lambda self: os.write(1, b"no room") and os._exit(1))
+    with pytest.raises(SandboxError, match="(?s)end before they begin.*workers.log.*no room"):
+        grade(folder)
+    quick.setattr(QuickEngine, "__enter__", lambda self: self)
+    assert grade(folder)["ada"]["score"] == 3
+
+
 def test_without_a_sandbox_nothing_runs(tmp_path, monkeypatch, capsys):
     folder = make_course(tmp_path)
     hand_in(folder, "ada", answers())

@@ -169,6 +169,7 @@ class Course:
         if stamp.exists() and stamp.read_text("utf-8") == state and self._is_released(assignment):
             return
         if not (self._is_released(assignment) and self._agrees(assignment)):
+            print(f"Releasing {assignment}: its tests go into the gradebook.", flush=True)
             result = self.api.generate_assignment(assignment)
             if "KeyboardInterrupt" in result.get("error", ""):  # nbgrader's API takes it for a failure
                 raise KeyboardInterrupt

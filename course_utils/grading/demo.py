@@ -8,12 +8,15 @@ import re
 import sys
 from pathlib import Path
 
+from nbformat.v4 import new_code_cell
+
 from course_utils.authoring import AuthoringError, source_notebook, student_notebook
 from course_utils.authoring.notebook import to_text
 from course_utils.exercises import EXERCISES
 
 from .course import Course, GradingError
 
+LAB = "03_ddpm_2d"
 CRASH = "print(1 / 0)  # a crash, on purpose"
 CLASS = {
     "demo_ada": "everything right",
@@ -22,7 +25,15 @@ CLASS = {
     "demo_dorothy": "the first half solved",
     "demo_emmy": "all right, but one cell crashes",
     "demo_felix": "a file that was cut off",
+    "demo_grace": "everything right, saved by an editor that drops nbgrader's marks",
+    "demo_mallory": "no answer, but code that looks for the tests and for your files",
 }
+PRYING = """\
+from pathlib import Path
+
+print(sorted(str(path) for path in Path.home().glob("*"))[:5])
+print([str(path) for path in Path("/").rglob("gradebook.db")][:5], [path.name for path in Path(".").glob("*")])
+"""
 
 
 def right_answers(lab):
@@ -76,13 +87,28 @@ def demo_submissions(lab):
         "demo_emmy": right | {middle: f"{CRASH}\n\n{right[middle]}"},
     }
     texts = {student: to_text(submission(lab, given)) for student, given in answers.items()}
-    return texts | {"demo_felix": texts["demo_ada"][: len(texts["demo_ada"]) // 2]}
+    texts["demo_felix"] = texts["demo_ada"][: len(texts["demo_ada"]) // 2]
+    texts["demo_grace"] = to_text(_without_marks(submission(lab, right)))
+    texts["demo_mallory"] = to_text(_with_cell(submission(lab, {}), PRYING))
+    return texts
 
 
-def make_class(folder, repository=None):
-    """Write the made-up class's submissions of every lab into `folder`/submitted.
+def _without_marks(notebook):
+    for cell in notebook.cells:
+        cell.metadata.pop("nbgrader", None)
+    return notebook
 
-    Raises GradingError where that holds other submissions: a made-up class doesn't mix with a real one.
+
+def _with_cell(notebook, text):
+    notebook.cells.insert(len(notebook.cells) // 2, new_code_cell(text))
+    return notebook
+
+
+def make_class(folder, repository=None, labs=None):
+    """Write the made-up class's submissions of these labs (default: of every one) into `folder`/submitted.
+
+    Raises GradingError where that holds other submissions (a made-up class doesn't mix with a real one), or where there
+    is no such lab.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     course = Course(folder, repository)
@@ -92,8 +118,10 @@ def make_class(folder, repository=None):
             f"{course.folder / 'submitted'} holds submissions of {', '.join(others[:5])}: "
             "choose another folder for the made-up class, as in `make demo-class COURSE=demo`."
         )
-    for name, lab in course.labs.items():
-        for student, text in demo_submissions(lab).items():
+    for name in labs or course.labs:
+        if name not in course.labs:
+            raise GradingError(f"There is no lab {name!r}. The course has: {', '.join(course.labs)}.")
+        for student, text in demo_submissions(course.labs[name]).items():
             path = course.path("submitted", student, name) / f"{name}.ipynb"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, "utf-8")
@@ -102,9 +130,10 @@ def make_class(folder, repository=None):
 def main():
     parser = argparse.ArgumentParser(prog="python -m course_utils.grading.demo", description=__doc__)
     parser.add_argument("--course", required=True, metavar="FOLDER", help="where to make the class")
+    parser.add_argument("--lab", metavar="NAME", help=f"of which lab, or `all` (default: {LAB})", default=LAB)
     arguments = parser.parse_args()
     try:
-        make_class(arguments.course)
+        make_class(arguments.course, labs=None if arguments.lab == "all" else [arguments.lab])
     except (GradingError, AuthoringError) as error:
         sys.exit(str(error))
     for student, what in CLASS.items():

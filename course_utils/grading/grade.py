@@ -96,7 +96,7 @@ def _grade(course, writer, pages, todo, outcomes):
             submission.seconds, submission.problem = outcome.seconds, outcome.problem
             submission.notes += outcome.notes
             _contained(course, submission, _keep, writer, pages, submission, outcome)
-            if not submission.problem:
+            if not submission.problem and not outcome.halted:
                 course.stamp(submission).write_text(submission.state, "utf-8")
             bar.update()
 

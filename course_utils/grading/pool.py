@@ -14,6 +14,8 @@ from .worker import Outcome, work
 
 ATTEMPTS = 2
 METHOD = "spawn"
+READY, STILLBORN = "ready", 3
+NO_WORKERS = "The processes that run submissions end before they begin; {log} says why, at its end:\n{said}"
 GRACE = 120  # seconds beyond a submission's own limit before a worker that says nothing is ended
 DIED = (
     "The process that ran this submission died twice (the machine may have been out of memory), so it was not graded. "
@@ -29,6 +31,7 @@ def run(jobs, tasks, limits, unsafe=False, workers=None, log=os.devnull):
     waiting, attempts = list(reversed(jobs)), {id(job): 0 for job in jobs}
     settings = (tasks, limits, unsafe, str(log))
     team = {Worker(settings) for _ in range(min(workers or os.cpu_count() or 1, len(jobs)))}
+    stillborn = 0  # workers that ended before they could begin, one after the other
     try:
         while waiting or any(worker.job for worker in team):
             for worker in team:
@@ -39,12 +42,17 @@ def run(jobs, tasks, limits, unsafe=False, workers=None, log=os.devnull):
             for worker in list(team):
                 job, outcome = worker.job, worker.take()
                 if outcome is not None:
+                    stillborn = 0
                     yield job, outcome
                 elif worker.is_lost():
                     team.remove(worker)
                     worker.end()
+                    stillborn += not worker.is_ready
+                    if stillborn == STILLBORN:
+                        raise SandboxError(NO_WORKERS.format(log=log, said=_last_lines(log)))
                     team.add(Worker(settings))
-                    attempts[id(job)] += job is not None
+                    if job:
+                        attempts[id(job)] += worker.is_ready
                     if job and attempts[id(job)] < ATTEMPTS:
                         waiting.append(job)
                     elif job:
@@ -63,7 +71,7 @@ class Worker:
         self.process = context.Process(target=serve, args=(theirs, os.getpid(), *settings))
         self.process.start()
         theirs.close()
-        self.job, self.deadline = None, None
+        self.job, self.deadline, self.is_ready = None, None, False
         self.sources = [self.pipe, self.process.sentinel]
 
     def give(self, job, limits, tasks):
@@ -77,6 +85,9 @@ class Worker:
         with contextlib.suppress(EOFError, OSError):
             if self.job and self.pipe.poll():
                 outcome = self.pipe.recv()
+                if outcome == READY:
+                    self.is_ready = True
+                    return None
                 if isinstance(outcome, SandboxError):
                     raise outcome
                 self.job = None
@@ -107,11 +118,18 @@ def serve(pipe, parent, tasks, limits, unsafe, log):
     with contextlib.suppress(EOFError, OSError):
         try:
             with Engine(unsafe=unsafe) as engine:
+                pipe.send(READY)
                 while True:
                     job = pipe.recv()
                     pipe.send(work(job, tasks[job.assignment], engine, limits))
         except SandboxError as error:
             pipe.send(error)
+
+
+def _last_lines(log):
+    with contextlib.suppress(OSError), open(log, encoding="utf-8", errors="replace") as file:
+        return "".join(file.readlines()[-5:]).strip()
+    return ""
 
 
 def _leave_with(parent):

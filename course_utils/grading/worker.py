@@ -17,6 +17,8 @@ from .reading import Parcel, Unreadable, pack, read_notebook
 from .repair import likeness, rebuild
 from .sanitising import clean_notebook
 
+HALTED = "Grading came to a halt in this notebook, so its points are not final: the next run tries it again."
+
 
 @dataclass
 class Job:
@@ -37,6 +39,7 @@ class Outcome:
     problem: str = ""
     log: str = ""
     seconds: float = 0.0
+    halted: bool = False  # by the grader's fault, not the student's: what is below that cell was not graded
 
 
 def work(job, task, engine, limits):
@@ -53,6 +56,11 @@ def work(job, task, engine, limits):
             for name, notebook in rebuilt.items():
                 source = nbformat.reads(task.sources[name], as_version=4)
                 executed = engine.execute(notebook, files=folder, limits=limits, source=source)
+                if is_halted(executed):  # once more: it may have been the machine
+                    executed = engine.execute(notebook, files=folder, limits=limits, source=source)
+                if is_halted(executed):
+                    outcome.halted = True
+                    outcome.notes.append(HALTED)
                 executed.metadata["grading"] = {"notes": outcome.notes}
                 outcome.notebooks[name] = json.dumps(clean_notebook(executed, json.loads(task.skeletons[name])))
     except Unreadable as error:
@@ -64,6 +72,11 @@ def work(job, task, engine, limits):
         outcome.log = traceback.format_exc()
     outcome.seconds = time.monotonic() - begin
     return outcome
+
+
+def is_halted(notebook):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return any(output.output_type == "error" and output.ename == "GradingHalted" for output in outputs)
 
 
 def repair(parcel, task, notes):
