@@ -12,7 +12,7 @@ import weakref
 import numpy as np
 
 from .peer import Peer, bridge, is_tensor, mutables, put
-from .proxies import check_about, is_module, isinstance_proxy, make, make_error, vars_of
+from .proxies import check_about, is_asked_for, is_module, isinstance_proxy, make, make_error, vars_of
 from .wire import Closed, Late, WireError
 
 GRACE = 5  # seconds that an interrupted cell has to come to an end
@@ -43,11 +43,10 @@ class Grader(Peer):
     def __init__(self, socket, life, limits, emit, instructor):
         super().__init__(socket, self.watch)
         self.life, self.limits, self.emit, self.instructor = life, limits, emit, instructor
-        self.defined = instructor.defined  # what the instructor's own text defines
         self.judging = False  # whether the course's check or grade calls: on copies, of which it sees every change
         self.ended = ""  # how, when it has
         self.interrupted, self.heard, self.looked, self.exported = False, 0, 0.0, set()
-        self.iterating, self.calling = False, None
+        self.iterating, self.calling, self.origin = False, None, None
         self.proxies = weakref.WeakValueDictionary()
         self.mirrored, self.draws = {}, {name: mark for name, (mark, _) in generators().items()}
         life.setblocking(False)
@@ -154,13 +153,13 @@ class Grader(Peer):
             if held is not None and held[0]._version != held[1]:
                 self.ask("put", key, args=[held[0].detach()])
                 self.mirrored[key] = (held[0], held[0]._version)
-        self.calling = proxy
+        self.calling, self.origin = proxy, vars_of(proxy)["origin"]
         try:
             value = self.ask("call", number, args=args, kwargs=kwargs, context=self.context())
         finally:
             if self.interrupted:
                 raise TimeLimit(self.words("time"))
-        if of is not None and of not in self.defined and type(value) is bool and (args or kwargs):
+        if of is not None and type(value) is bool and (args or kwargs) and not is_asked_for(proxy, of):
             raise TypeError(f"the verdict of {of}(), which the assignment does not ask for, does not count")
         return value
 

@@ -6,6 +6,7 @@ equal to data, and has no order with it: an object that says it equals everythin
 
 import builtins
 import inspect
+import operator
 import types
 
 FORWARDED = (
@@ -15,6 +16,7 @@ WITH_ANOTHER = (
     "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul rmatmul "
     "and rand or ror xor rxor lshift rshift contains"
 ).split()
+PLAIN = ("list", "dict", "set", "frozenset", "tuple", "str", "int", "float", "complex")
 KNOWN_DUNDERS = {"__name__", "__qualname__", "__doc__", "__dict__", "__annotations__", "__defaults__", "__self__"}
 ORDERED = {"lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
@@ -25,7 +27,7 @@ class Proxy:
     _runs_elsewhere = True  # for course_utils.exercises.running
 
     def __init__(self, grader, number, about):
-        vars_of(self).update(grader=grader, number=number, about=about, root=None, of=None)
+        vars_of(self).update(grader=grader, number=number, about=about, root=None, of=None, origin=grader.origin)
 
     def __getattr__(self, name):
         mine = vars_of(self)
@@ -39,18 +41,16 @@ class Proxy:
             return mine["about"].get("doc")
         if name == "zero_grad" and is_module(mine["about"]):
             mine["grader"].forget_gradients()
-        found = mine["grader"].ask("get", mine["number"], name)
+        found = ask_of(self, "get", mine["number"], name)
         if isinstance_proxy(found):
             vars_of(found)["of"] = name
         return found
 
     def __setattr__(self, name, value):
-        mine = vars_of(self)
-        mine["grader"].ask("set", mine["number"], name, args=[value])
+        ask_of(self, "set", vars_of(self)["number"], name, args=[value])
 
     def __delattr__(self, name):
-        mine = vars_of(self)
-        mine["grader"].ask("delete", mine["number"], name)
+        ask_of(self, "delete", vars_of(self)["number"], name)
 
     @property
     def __class__(self):
@@ -61,12 +61,10 @@ class Proxy:
         return vars_of(self)["about"].get("doc")
 
     def __instancecheck__(self, instance):
-        mine = vars_of(self)
-        return isinstance_proxy(instance) and mine["grader"].ask("is", mine["number"], args=[instance]) is True
+        return isinstance_proxy(instance) and ask_of(self, "is", vars_of(self)["number"], args=[instance]) is True
 
     def __subclasscheck__(self, other):
-        mine = vars_of(self)
-        return isinstance_proxy(other) and mine["grader"].ask("under", mine["number"], args=[other]) is True
+        return isinstance_proxy(other) and ask_of(self, "under", vars_of(self)["number"], args=[other]) is True
 
     def __eq__(self, other):
         return compare(self, other, "eq", lambda a, b: a is b)
@@ -119,18 +117,46 @@ def text(value):
     return value if type(value) is str else ""
 
 
+def ask_of(proxy, what, *details, **arguments):
+    """Ask for something of a proxy's; what comes back has the same origin."""
+    mine = vars_of(proxy)
+    mine["grader"].origin = mine["origin"]
+    return mine["grader"].ask(what, *details, **arguments)
+
+
 def operate(proxy, name, *args):
-    return vars_of(proxy)["grader"].ask("op", name, args=[proxy, *args])
+    return ask_of(proxy, "op", name, args=[proxy, *args])
+
+
+def is_asked_for(proxy, name):
+    """Whether the assignment asks for a method of that name of what the proxy comes from.
+
+    Only then does what it says of data count.
+    """
+    mine = vars_of(proxy)
+    return name in mine["grader"].instructor.methods(mine["origin"])
+
+
+def plain_of(proxy):
+    """(data,) of an object whose class derives from a list, dict, str, ...; () of any other."""
+    if any(f"builtins.{name}" in vars_of(proxy)["about"]["mro"] for name in PLAIN):
+        return (operate(proxy, "plain"),)
+    return ()
 
 
 def compare(one, other, name, same):
-    """An operator that compares: the student's own between two of the student's objects, else none at all."""
-    if not isinstance_proxy(other) and f"__{name}__" not in vars_of(one)["grader"].defined:
-        if name == "eq":
-            return False
-        sign, kind = ORDERED[name], vars_of(one)["about"]["type"]
-        raise TypeError(f"{sign!r} not supported between an object ({kind}) of the submission and data")
-    return (name == "eq" and one is other) or operate(one, name, other) is True
+    """An operator that compares: the student's own between two of the student's objects, else none at all.
+
+    With data only where the assignment asks for it; a list's subclass, say, is compared as the list that it is.
+    """
+    if isinstance_proxy(other) or is_asked_for(one, f"__{name}__"):
+        return (name == "eq" and one is other) or operate(one, name, other) is True
+    for data in plain_of(one):
+        return getattr(operator, name)(data, other)
+    if name == "eq":
+        return False
+    sign, kind = ORDERED[name], vars_of(one)["about"]["type"]
+    raise TypeError(f"{sign!r} not supported between an object ({kind}) of the submission and data")
 
 
 def _forward(name):
@@ -149,12 +175,14 @@ def _with_another(name):
     """
 
     def method(self, other, *more):
-        asked = vars_of(self)["grader"].defined
-        if not isinstance_proxy(other) and f"__{name}__" not in asked:
-            if name == "contains":
-                return any(other is value or other == value for value in self)
-            return NotImplemented
-        return operate(self, name, other, *more)
+        if isinstance_proxy(other) or is_asked_for(self, f"__{name}__"):
+            return operate(self, name, other, *more)
+        if name == "contains":
+            return any(other is value or other == value for value in self)
+        for data in plain_of(self):
+            call = getattr(type(data), f"__{name}__", None)
+            return call(data, other, *more) if call else NotImplemented
+        return NotImplemented
 
     return method
 

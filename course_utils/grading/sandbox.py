@@ -24,6 +24,7 @@ from pathlib import Path
 
 HOME = "/home/student"
 ETC = "ld.so.cache ld.so.conf ld.so.conf.d alternatives fonts localtime mime.types".split()
+LAUNCH = {"PATH": "/usr/bin:/bin:/usr/local/bin"}  # the environment of bubblewrap itself
 UIDS = range(61_184, 64_184)  # as root, each engine's students are a user of their own that nobody else is
 
 
@@ -137,7 +138,7 @@ class Jail:
         try:
             self.process = subprocess.Popen(
                 command,
-                env={"PATH": "/usr/bin:/bin"},
+                env=LAUNCH,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

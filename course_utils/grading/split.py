@@ -135,7 +135,7 @@ class Notebook:
             if name in found and not (hasattr(builtins, name) and name not in self.instructor.bound):
                 value = self.space[name] = found[name]
                 if isinstance_proxy(value):
-                    vars_of(value)["root"] = name
+                    vars_of(value).update(root=name, origin=name)
 
     def end_kernel(self):
         for kernel in (self.kernel, self.exam):
@@ -250,11 +250,13 @@ class Instructor:
         self.known, self.at = {}, 0  # name -> (cell, its statement) of the cells reached so far
         self.made, self.names, self.failed = set(), set(), set()
         trees = [(c, statements(c.source)) for c in cells]
-        nodes = [n for c, tree in trees if is_answer(c) for s in tree for n in ast.walk(s)]
         self.bound = {
             n for c, tree in trees if is_answer(c) for s in tree for n in bound_by(s)
         }  # for a student to bind
-        self.defined = {n.name for n in nodes if isinstance(n, FUNCTIONS)}
+        self.texts, self.found = {}, {}  # name -> the statements that bind it; and the methods that it leads to
+        for statement in (s for c, tree in trees if not is_test(c) for s in tree):
+            for name in bound_by(statement):
+                self.texts.setdefault(name, []).append(statement)
         self.mutated = {n for _, tree in trees for s in tree for n in mutated_by(s)}
         self.answers = [s for c, tree in trees if not is_test(c) for s in tree if is_definition(s)]
         self.solutions, self.changing = None, {}
@@ -303,6 +305,26 @@ class Instructor:
         self.made |= set(defined_by(statement))
         self.failed.discard(name)
         return True
+
+    def methods(self, name):
+        """The methods of the classes that the instructor's text of a name is about, directly or by what it calls."""
+        if name not in self.found:
+            methods, seen, left = set(), set(), [name]
+            while left:
+                one = left.pop()
+                if one in seen:
+                    continue
+                seen.add(one)
+                for statement in self.texts.get(one, []):
+                    for node in ast.walk(statement):
+                        if isinstance(node, ast.Name):
+                            left.append(node.id)
+                        elif isinstance(node, ast.ClassDef):
+                            methods |= {n.name for n in node.body if isinstance(n, FUNCTIONS)}
+                            is_data = any("dataclass" in ast.unparse(d) for d in node.decorator_list)
+                            methods |= {"__eq__"} if is_data else set()
+            self.found[name] = methods
+        return self.found[name]
 
     def changes(self, name, args, kwargs):
         """Which of the arguments (their places among peer.mutables) the instructor's answer `name` changes in place."""

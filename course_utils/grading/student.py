@@ -25,7 +25,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets import Any, Type
 
 from .peer import Frame, Peer
-from .wire import Closed, WireError
+from .wire import Closed, WireError, exact
 
 COURSE = "course_utils"
 DUNDERS = (
@@ -337,7 +337,11 @@ class Kernel(Peer):
         return torch.set_grad_enabled(bool((context or {}).get("grad", True)))
 
     def do_call(self, target, args, kwargs):
-        return self.objects[target](*args, **kwargs)
+        made = self.objects[target](*args, **kwargs)
+        own = type(made).__module__.split(".")[0] not in ("builtins", "collections", "numpy", "torch", "pandas")
+        if isinstance(self.objects[target], type) and own and not hasattr(made, "_fields"):
+            self.keep(made)  # an object of a class that is called by name stays one, also where it is a list's subclass
+        return made
 
     def do_get(self, target, name, args, kwargs):
         return getattr(self.objects[target], name)
@@ -357,6 +361,8 @@ class Kernel(Peer):
     def do_op(self, name, args, kwargs):
         if name in ("len", "iter", "next", "str", "repr", "bool", "float", "int", "complex", "round", "format", "dir"):
             return getattr(builtins, name)(*args)
+        if name == "plain":
+            return exact(*args)
         if name == "reversed":
             return reversed(*args)
         if name in ("enter", "exit"):
@@ -368,7 +374,7 @@ class Kernel(Peer):
     def refer_own(self, value, plain):
         if type(value) is Remote:
             return {"tag": "yours", "id": value._number}
-        if isinstance(value, BaseException | types.ModuleType):
+        if self.numbers.get(id(value)) in self.objects or isinstance(value, BaseException | types.ModuleType):
             return {"tag": "mine", "id": self.keep(value), "about": self.describe(value)}
         return None
 
@@ -389,7 +395,8 @@ class Kernel(Peer):
         kind = type(value)
         about = {"type": kind.__name__, "module": str(getattr(kind, "__module__", ""))}
         about["mro"] = [f"{c.__module__}.{c.__qualname__}" for c in kind.__mro__[:50]]
-        about["can"] = [n for n in DUNDERS if getattr(kind, f"__{n}__", None) is not None]
+        has = {n for c in kind.__mro__ for n, method in vars(c).items() if method is not None}
+        about["can"] = [n for n in DUNDERS if f"__{n}__" in has]
         if isinstance(
             value, types.ModuleType | types.FunctionType | types.MethodType | type | types.BuiltinFunctionType
         ):

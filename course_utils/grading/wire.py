@@ -29,6 +29,7 @@ RATIONAL = re.compile(r"-?\d{1,4000}(/\d{1,4000})?")
 DECIMAL = re.compile(r"-?(\d{1,1000}(\.\d{1,1000})?(E[+-]?\d{1,3})?|NaN|Infinity)")
 DTYPE = re.compile(r"[<>|=]?([biufcSUMm])\d+(\[\w+\])?")
 NAME = re.compile(r"[^\W\d]\w*")
+PLAIN = (str, int, float, complex, list, tuple, dict, set, frozenset)
 TORCH = (
     "float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128 "
     "uint16 uint32 uint64 complex32"
@@ -200,17 +201,22 @@ def _frame(pandas, value, inner):
 
 def _subclass(value, inner):
     """A value of a class derived from a plain type, as that plain type (a namedtuple with its names), or None."""
-    for plain in (str, int, float, complex, list, tuple, dict, set, frozenset):
+    for plain in PLAIN:
         if isinstance(value, plain) and type(value).__module__ != "enum" and not _is_enum(value):
             names = getattr(type(value), "_fields", None)
             if plain is tuple and isinstance(names, tuple) and all(isinstance(n, str) for n in names):
                 fields = [inner(v) for v in tuple.__iter__(value)]
                 return {"tag": "named", "name": type(value).__name__, "fields": list(names), "v": fields}
-            if plain in (str, int, float, complex):
-                return inner(plain.__add__(value, plain()))
-            exact = dict(dict.items(value)) if plain is dict else plain(plain.__iter__(value))
-            return inner(exact)
+            return inner(exact(value, plain))
     return None
+
+
+def exact(value, plain=None):
+    """The plain value that one of a class derived from list, dict, str, ... holds, by that type's own methods."""
+    plain = plain or next(kind for kind in PLAIN if isinstance(value, kind))
+    if plain in (str, int, float, complex):
+        return plain.__add__(value, plain())
+    return dict(dict.items(value)) if plain is dict else plain(plain.__iter__(value))
 
 
 def _is_enum(value):
