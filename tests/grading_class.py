@@ -6,6 +6,7 @@ Everything that an attack may reach is the test's own: canaries to read, folders
 
 import contextlib
 import html.parser
+import json
 import os
 import re
 import signal
@@ -280,7 +281,7 @@ class Draft:
 
     def save(self):
         if not self.path.exists() and not self.path.is_symlink():
-            self.path.write_text(to_text(nbformat.from_dict(self.notebook)), "utf-8")
+            self.path.write_text(json.dumps(self.notebook, indent=1), "utf-8")
 
 
 class Place:

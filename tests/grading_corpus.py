@@ -1135,7 +1135,7 @@ for folder in glob.glob("/proc/[0-9]*"):
         memory = open(f"{folder}/mem", "rb", 0)
         for line in open(f"{folder}/maps"):
             start, end = (int(x, 16) for x in line.split()[0].split("-"))
-            if folder != "/proc/$PID" or "rw" not in line or end - start > 1 << 27:
+            if folder != "/proc/$PID" or "rw" not in line or end - start > 1 << 29:
                 continue
             memory.seek(start)
             for found in re.findall(rb"canary_mem" rb"ory_[0-9a-f]{6}", memory.read(end - start))[:1]:
