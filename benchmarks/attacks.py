@@ -101,7 +101,7 @@ def ours(place, submissions):
     from course_utils.grading.execute import Limits
 
     limits = Limits(cell_seconds=SECONDS_A_CELL, notebook_seconds=SECONDS_A_SUBMISSION)
-    grade_course(place.course, limits=limits)
+    grade_course(place.course, limits=limits, workers=4)  # two wait while two work
     return {submission.name: judge(place, submission) for submission in submissions}
 
 
@@ -136,11 +136,12 @@ def main():
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="these submissions only")
     parser.add_argument("--system", choices=("stock", "ours"), help="one of the two only")
     arguments = parser.parse_args()
+    systems = [system for system in (stock, ours) if arguments.system in (None, system.__name__)]
+    found = {system.__name__: measure(system, arguments.only) for system in systems}
     known = {row["name"]: row for row in json.loads(MEASURED.read_text())} if MEASURED.exists() else {}
-    for system in (stock, ours):
-        if arguments.system in (None, system.__name__):
-            for name, verdict in measure(system, arguments.only).items():
-                known.setdefault(name, {})[system.__name__] = vars(verdict)
+    for system, verdicts in found.items():
+        for name, verdict in verdicts.items():
+            known.setdefault(name, {})[system] = vars(verdict)
     rows = []
     for submission in CORPUS:
         told = {"name": submission.name, "kind": submission.kind, "what": submission.what}

@@ -680,41 +680,34 @@ def bisect(f, a, b):
 
 
 @submission("points")
-def jumps_over_asserts(draft):
-    """a trace function moves the caller's next line behind the asserts"""
+def traces_the_helper(draft):
+    """a trace function changes what the tests' helper was given"""
     draft.write(
         mean="""
 import sys
 
+def lie(frame, event, _):
+    if frame.f_code.co_name == "close":
+        frame.f_locals["got"] = frame.f_locals["expected"]
+    return lie
+
 def mean(values):
-    frame = sys._getframe(1)
-    code = frame.f_code
-    last = max(line for *_, line in code.co_lines() if line)
-
-    def jump(frame, event, _):
-        if event == "line":
-            frame.f_trace = None
-            frame.f_lineno = last
-        return jump
-
-    sys.settrace(lambda *_: None)
-    frame.f_trace = jump
-    return 2
-""",
+    sys.settrace(lie)
+    return 0.0
+"""
     )
 
 
 @submission("points")
 def pokes_constants(draft):
-    """ctypes overwrites the tolerance among the test's constants"""
+    """ctypes overwrites the tolerance among the tests' constants"""
     draft.write(
-        bisect="""
+        mean="""
 import ctypes, sys
 
-def bisect(f, a, b):
-    for constant in sys._getframe(1).f_code.co_consts:
-        if type(constant) is float and constant < 1e-3:
-            ctypes.c_double.from_address(id(constant) + 16).value = 1e9
+def mean(values):
+    tolerance = sys._getframe(1).f_globals["close"].__defaults__[0]
+    ctypes.c_double.from_address(id(tolerance) + 16).value = 1e9
     return 0.0
 """
     )
@@ -743,10 +736,28 @@ sys.modules["io"] = types.SimpleNamespace(StringIO=object)
 
 @submission("points")
 def shadow_module(draft):
-    """a numpy.py in the working folder"""
-    draft.write(norm=wrong("norm", "return 0.0"))
-    draft.file("numpy.py", "def __getattr__(name):\n    return lambda *_, **__: True")
+    """a numpy.py and a statistics.py in the working folder"""
+    draft.write(
+        mean=wrong("mean", "return 2 if values == [1, 2, 3] else 0.0"),
+        norm=wrong("norm", "return 0.0"),
+    )
     draft.file("statistics.py", "def fmean(values):\n    return 0.0")
+    draft.file(
+        "numpy.py",
+        """
+class Anything:
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    __call__ = __pow__ = __mul__ = __rmul__ = __add__ = __getitem__ = lambda self, *_, **__: self
+
+
+def __getattr__(name):
+    return getattr(Anything(), name)
+""",
+    )
 
 
 @submission("points")
@@ -767,7 +778,7 @@ if __name__ == "__main__":
         draft.file(f"{name}.py", text)
 
 
-@submission("points", points={"mean_test": 0})
+@submission("honest")
 def answers_only_what_it_sees(draft):
     """a table of the visible tests' values"""
     draft.write(
@@ -799,7 +810,7 @@ time.sleep(0.1)
     )
 
 
-@submission("points")
+@submission("honest")
 def nothing_in_particular(draft):
     """NaN, infinity, None and complex numbers in place of results"""
     draft.write(
