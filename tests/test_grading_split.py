@@ -10,11 +10,11 @@ from grading_notebooks import (
     QUICK,
     answer,
     given,
+    graded,
     notebook,
     passed,
     plain,
     shared_engine,
-    graded,
     text_of,
     with_answers,
 )
@@ -57,22 +57,26 @@ class Stack(list):
     def push(self, x): self.append(x)
 """
 ORDINARY = {
-    "numbers and arrays": "assert add(2, 3) == 5 and add('a', 'b') == 'ab'\nassert np.allclose(norm(np.array([3.0, 4])), 5)",
+    "numbers and arrays": "assert add(2, 3) == 5 and add('a', 'b') == 'ab'\n"
+    "assert np.allclose(norm(np.array([3.0, 4])), 5)",
     "an error": "try: refuse(1)\nexcept ValueError as e: assert str(e) == 'not that'\nelse: assert False",
     "a generator": "assert list(count(4)) == [0, 1, 2, 3] and next(iter(count(2))) == 0",
     "a change in place": "x = [3, 1, 2]\nsort_it(x)\nassert x == [1, 2, 3]",
-    "a function of the test's": "seen = []\nassert apply(lambda a, k: seen.append(a) or a * k, 3, k=2) == 6 and seen == [3]",
+    "a function of the test's": "seen = []\n"
+    "assert apply(lambda a, k: seen.append(a) or a * k, 3, k=2) == 6 and seen == [3]",
     "a library's function": "assert apply(np.sum, [1, 2]) == 3 and apply(len, 'abc') == 3",
     "a class": "v = Vector(3, 4)\nassert isinstance(v, Vector) and v.length() == 5 and v.x == [3, 4] and len(v) == 2\n"
     "assert v + Vector(1, 1) == Vector(4, 5) and v != Vector(0, 0) and (v * 2)[0] == 6 and list(v) == [3, 4]\n"
     "assert v.is_null(9) and not v.is_null(1) and str(v) == 'Vector(3, 4)'",
     "an attribute set": "v = Vector(1)\nv.x = [5]\nassert v[0] == 5\nassert not hasattr(v, 'y')",
-    "a list's subclass": "s = Stack([1])\ns.push(2)\nassert list(s) == [1, 2] and isinstance(s, list)",
+    "a list's subclass": "s = Stack([1])\ns.push(2)\n"
+    "assert list(s) == [1, 2] and s == [1, 2] and s != [1] and s + [3] == [1, 2, 3] and 2 in s and isinstance(s, list)",
     "identity": "v = Vector(1)\nassert apply(lambda a: a, v) is v and callable(add) and not callable(v)",
-    "a signature": "import inspect\nassert list(inspect.signature(add).parameters) == ['a', 'b'] and add.__name__ == 'add'",
+    "a signature": "import inspect\n"
+    "assert list(inspect.signature(add).parameters) == ['a', 'b'] and add.__name__ == 'add'",
 }
 WRONG = """
-def add(a, b): return a - b
+def add(x, y): return x - y
 def norm(x): return x.sum()
 def refuse(x): raise TypeError("no")
 def count(n):
@@ -123,7 +127,8 @@ def test_partial_credit_and_outputs(engine):
 
 
 def test_a_seed_set_by_a_test_holds_for_the_answer(engine):
-    text = "import numpy as np, random, torch\ndef draw(): return [random.random(), np.random.rand(), torch.rand(1).item()]"
+    text = "import numpy as np, random, torch\n"
+    text += "def draw(): return [random.random(), np.random.rand(), torch.rand(1).item()]"
     seed = "import numpy as np, random, torch\nrandom.seed(1); np.random.seed(2); torch.manual_seed(3)\n"
     same = "here = [random.random(), np.random.rand(), torch.rand(1).item()]\n"
     executed = run(
@@ -192,7 +197,8 @@ def test_gradients_cross_both_ways(engine):
         plain("import torch\nfrom torch import nn"),
         answer(NETWORK),
         graded(
-            "x = torch.randn(4, 3, requires_grad=True)\ny = net(x)\nassert isinstance(net, nn.Module) and y.shape == (4, 2)\n"
+            "x = torch.randn(4, 3, requires_grad=True)\ny = net(x)\n"
+            "assert isinstance(net, nn.Module) and y.shape == (4, 2)\n"
             "y.sum().backward()\nW = net.layer.weight\nassert torch.allclose(x.grad, W.detach().sum(0).expand(4, 3))\n"
             "assert torch.allclose(W.grad, x.detach().sum(0).expand(2, 3), atol=1e-5)"
         ),
@@ -200,12 +206,14 @@ def test_gradients_cross_both_ways(engine):
             "state = {k: torch.ones_like(v) for k, v in net.state_dict().items()}\nnet.load_state_dict(state)\n"
             "assert torch.equal(net(torch.ones(1, 3)), torch.full((1, 2), 4.0))\n"
             "assert sum(p.numel() for p in net.parameters()) == 8\n"
-            "opt = torch.optim.SGD(net.parameters(), lr=0.1)\nx = torch.ones(1, 3)\nbefore = net(x).square().sum().item()\n"
+            "opt = torch.optim.SGD(net.parameters(), lr=0.1)\nx = torch.ones(1, 3)\n"
+            "before = net(x).square().sum().item()\n"
             "for _ in range(3):\n    opt.zero_grad()\n    net(x).square().sum().backward()\n    opt.step()\n"
             "assert net(x).square().sum().item() < before"
         ),
         graded(
-            "theirs = nn.Linear(3, 2)\nx = torch.randn(5, 3)\ngot = torch.autograd.grad(loss(theirs, x), theirs.weight)[0]\n"
+            "theirs = nn.Linear(3, 2)\nx = torch.randn(5, 3)\n"
+            "got = torch.autograd.grad(loss(theirs, x), theirs.weight)[0]\n"
             "assert torch.allclose(got, torch.autograd.grad(theirs(x).square().mean(), theirs.weight)[0], atol=1e-6)"
         ),
         graded(
@@ -222,13 +230,16 @@ def test_gradients_cross_both_ways(engine):
 
 def test_no_test_and_no_expected_value_reaches_the_student(engine):
     """Everything that the answer's process can find of itself, after a test that names a secret."""
-    look = (
-        "import gc, sys\n"
-        "def f(x, g=None):\n"
-        "    mine = [o for o in gc.get_objects() if isinstance(o, (str, bytes, dict, list, tuple))]\n"
-        "    print('MARK' + 'ER' in repr(mine), 'SEC' + 'RET' in repr(mine))\n"
-        "    return 2 * x"
-    )
+    look = """
+import gc
+def f(x, g=None):
+    words, seen = ['MARK', 'SEC'], []
+    for thing in gc.get_objects():
+        parts = [*thing, *thing.values()] if type(thing) is dict else thing if type(thing) in (list, tuple, set) else []
+        seen += [part for part in list(parts) if type(part) is str]
+    print(any(words[0] + 'ER' in part for part in seen), any(words[1] + 'RET' in part for part in seen), len(seen) > 9)
+    return 2 * x
+"""
     source = notebook(
         answer(look),
         graded("MARKER = 'SECRET'\nassert f(21, lambda v: MARKER) == 42"),
@@ -236,7 +247,7 @@ def test_no_test_and_no_expected_value_reaches_the_student(engine):
     )
     executed = run(engine, source)
     assert passed(executed) == [True, True]
-    assert text_of(executed.cells[1]).split() == ["False", "False"] == text_of(executed.cells[2]).split()
+    assert text_of(executed.cells[1]).split() == text_of(executed.cells[2]).split() == ["False", "False", "True"]
 
 
 def test_of_what_a_test_hands_over_only_the_call_is_served(engine):
@@ -266,8 +277,10 @@ assert all(name.endswith("Error") or name == "Exception" for name in found), fou
 
 
 def test_errors_that_end_loops_and_tests_are_errors():
-    class_of = lambda name: type(make_error({"mro": [f"builtins.{name}"], "message": "m", "args": ["m"]}))  # noqa: E731
-    assert class_of("ValueError") is ValueError and class_of("KeyError") is KeyError
+    def class_of(name):
+        return type(make_error({"mro": [f"builtins.{name}"], "message": "m", "args": ["m"]}))
+
+    assert class_of("ValueError") is ValueError and issubclass(class_of("KeyError"), KeyError)
     assert class_of("StopIteration") is RuntimeError
     assert issubclass(class_of("KeyboardInterrupt"), Exception) and issubclass(class_of("GeneratorExit"), Exception)
     skip = make_error({"mro": ["unittest.case.SkipTest", "builtins.Exception"], "message": "m"})
@@ -388,7 +401,8 @@ HANDED_BACK = {
     "    for f in gc.get_objects():\n"
     "        if isinstance(f, types.FunctionType) and 'course_utils/exercises' in f.__code__.co_filename:\n"
     "            return f(*a)",
-    "out of its file": "def q_sample(*a):\n    import glob\n    return glob.glob('/**/exercises/ddpm_2d.py', recursive=True)",
+    "out of its file": "def q_sample(*a):\n    import glob\n"
+    "    return glob.glob('/**/exercises/ddpm_2d.py', recursive=True)",
 }
 
 

@@ -29,6 +29,7 @@ BOOT = (
     "forkserver.main({plain}, {course}, {settings!r})"
 )
 SETTINGS = ("MPLCONFIGDIR", "XDG_CACHE_HOME", "COURSE_SITE")
+ENDED = "the grader ended before its time"
 FELL = "Grading came to a halt in this cell, so neither it nor those below it could be graded: {why}."
 
 
@@ -104,9 +105,13 @@ class Engine:
         return json.loads(reply)["pid"]
 
     def execute(self, notebook, files=None, limits=None, source=None):
-        """See execute()."""
-        self.start()
-        return Run(self, notebook, files, limits or Limits(), source).result()
+        """See execute(). Where the grader itself fails, it is tried once more."""
+        for _ in range(2):
+            self.start()
+            executed = Run(self, notebook, files, limits or Limits(), source).result()
+            if executed.metadata.get("grading_halted") != ENDED:
+                break
+        return executed
 
 
 class Run:
@@ -149,7 +154,7 @@ class Run:
         while select.select([self.control], [], [], max(0.0, deadline - time.monotonic()))[0]:
             message = receive_json(self.control)
             if message is None:
-                why = "the grader ended before its time"
+                why = ENDED
                 break
             deadline = min(time.monotonic() + patience, self.begun + self.limits.notebook_seconds + 120)
             if "done" in message:
@@ -184,7 +189,11 @@ class Run:
         return engine.fork(control, order | {"folder": folder}, sockets)
 
     def broken(self, why):
-        """The notebook where its grader failed: the cells done keep their outputs, the tests left get an error."""
+        """The notebook where its grader failed: the cells done keep their outputs, the tests left get an error.
+
+        Its metadata say "grading_halted", and why: it is not the last word on this submission.
+        """
+        self.notebook.metadata["grading_halted"] = why
         for place, cell in enumerate(self.notebook.cells):
             if cell.cell_type == "code" and (self.cell is None or place >= self.cell):
                 said = FELL.format(why=why)

@@ -86,6 +86,10 @@ class Notebook:
         finally:
             if kernel.interrupted:
                 self.crashed.add(place)
+        if any(o.get("ename") == "MemoryError" for o in cell.outputs):  # what fills it may be there still
+            self.crashed.add(place)
+            with contextlib.suppress(Ended):
+                kernel.kill("memory")
         if kernel.interrupted:
             self.outputs.error("TimeLimit", kernel.words("time"))
         elif right is not True and not any(o["output_type"] == "error" for o in cell.outputs):
@@ -501,6 +505,7 @@ class Outputs:
 
     def add_own(self, output):
         """An output of the test itself: a result or an error decides on its points, and is kept whatever there is."""
+        sys.stdout.flush()
         if output["output_type"] in ("execute_result", "error"):
             self.outputs.append(nodes(self.tidy(output)))
         elif output["output_type"] != "clear":

@@ -212,6 +212,9 @@ class Kernel(Peer):
 
     def emit(self, output):
         """Tell an output, as long as the cell has not said too much: beyond that it is not kept anyway."""
+        if output["output_type"] != "stream":  # what was printed before it comes before it
+            sys.stdout.flush()
+            sys.stderr.flush()
         self.said += len(output.get("text", "")) or 1000
         if self.said <= 4 * self.limits.output + 100_000 and os.getpid() == self.owner:
             try:
@@ -560,4 +563,5 @@ def main(socket, shell, limits, exam):
     if exam:
         take_course_away()
     reseed()
+    sys.path.insert(0, "")  # modules that were handed in
     kernel.loop()
