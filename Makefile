@@ -51,7 +51,7 @@ notebooks: $(ENV)  ## write notebooks/ anew from solutions/ and book/
 grade: $(ENV)  ## grade submitted/ into the gradebook, feedback/ and grades.csv (COURSE=folder OPTIONS=--force)
 	@python -m course_utils.grading --course "$(COURSE)" $(OPTIONS)
 
-demo-class: $(ENV)  ## make a small made-up class of submissions to grade (COURSE=folder LAB=03_ddpm_2d or all)
+demo-class: $(ENV)  ## make a small made-up class of submissions to grade (COURSE=folder LAB=07_epipolar or all)
 	@python -m course_utils.grading.demo --course "$(COURSE)" $(if $(LAB),--lab "$(LAB)")
 
 lab: $(ENV)  ## open JupyterLab with nbgrader's formgrader (COURSE=folder)

@@ -286,6 +286,21 @@ def test_a_course_without_submissions_or_labs_or_folder(tmp_path):
         grade_course(tmp_path / "absent", repository=tmp_path / "repository")
 
 
+def test_a_labs_source_follows_the_lab_unless_the_instructor_has_changed_it(tmp_path):
+    lab = small_repository(tmp_path / "repository")
+    (tmp_path / "class").mkdir()
+    course = Course(tmp_path / "class", tmp_path / "repository")
+    source = course.path("source", ".", "03_small") / "03_small.ipynb"
+    course._write_lab("03_small")
+    lab.write_text(SMALL_LAB.replace("Why does the chain end", "Why, once more, does it end"))
+    course._write_lab("03_small")
+    assert "Why, once more, does it end" in source.read_text("utf-8")
+    own = source.read_text("utf-8").replace("once more", "after all")
+    source.write_text(own, "utf-8")
+    course._write_lab("03_small")
+    assert source.read_text("utf-8") == own
+
+
 def test_a_made_up_class_does_not_mix_with_a_real_one(tmp_path):
     lab = small_repository(tmp_path / "repository", SMALL_LAB)
     hand_in(tmp_path, "real_person", lab.stem, "")

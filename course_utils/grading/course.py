@@ -55,7 +55,10 @@ def nbgrader_config(folder):
     config.HTMLExporter.extra_template_basedirs = [str(TEMPLATES), str(formgrader)]
     own = folder / "nbgrader_config.py"
     if own.exists() and not own.samefile(REPOSITORY / own.name):
-        config.merge(PyFileConfigLoader(own.name, path=str(folder)).load_config())
+        try:
+            config.merge(PyFileConfigLoader(own.name, path=str(folder)).load_config())
+        except Exception as error:
+            raise GradingError(f"{own} can't be read: {type(error).__name__}: {error}") from error
     config.CourseDirectory.root = str(folder)
     directory = config.CourseDirectory
     if not directory.get("course_id") and not str(directory.get("db_url") or "sqlite").startswith("sqlite"):
@@ -184,12 +187,13 @@ class Course:
 
         path, stamp = self.path("source", ".", lab) / f"{lab}.ipynb", self.state(lab, "made")
         text = to_text(source_notebook(self.labs[lab]))
-        made = stamp.read_text("utf-8") if stamp.exists() else ""
-        if path.exists() and _hash(path.read_bytes()) != made:
+        made = stamp.read_text("utf-8").split() if stamp.exists() else []
+        present = _hash(path.read_bytes()) if path.exists() else None
+        if present is not None and present not in made:
             return  # the instructor's own
-        if not path.exists() or made != _hash(text.encode()):
+        if present != _hash(text.encode()):
             path.parent.mkdir(parents=True, exist_ok=True)
-            stamp.write_text(_hash(text.encode()), "utf-8")
+            stamp.write_text("\n".join([*made, _hash(text.encode())]), "utf-8")
             path.write_text(text, "utf-8", newline="\n")
 
     def _source_hash(self, assignment):

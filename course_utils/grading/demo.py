@@ -16,7 +16,7 @@ from course_utils.exercises import EXERCISES
 
 from .course import Course, GradingError
 
-LAB = "03_ddpm_2d"
+LAB = "07_epipolar"
 CRASH = "print(1 / 0)  # a crash, on purpose"
 CLASS = {
     "demo_ada": "everything right",

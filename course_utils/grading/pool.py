@@ -76,7 +76,7 @@ class Worker:
 
     def give(self, job, limits, tasks):
         notebooks = len(tasks[job.assignment].skeletons)
-        self.job, self.deadline = job, time.monotonic() + limits.notebook_seconds * notebooks + GRACE
+        self.job, self.deadline = job, time.monotonic() + 2 * limits.notebook_seconds * notebooks + GRACE
         with contextlib.suppress(OSError):  # it died while idle: seen in is_lost
             self.pipe.send(job)
 

@@ -65,7 +65,9 @@ def work(job, task, engine, limits):
                 outcome.notebooks[name] = json.dumps(clean_notebook(executed, json.loads(task.skeletons[name])))
     except Unreadable as error:
         outcome.problem = str(error)
-    except (SandboxError, MemoryError):
+    except SandboxError as error:
+        outcome.problem = f"The notebook could not be run: {error}"
+    except MemoryError:
         raise
     except Exception as error:
         outcome.problem = f"The notebook could not be run: {type(error).__name__}: {error}"[:500]
