@@ -116,7 +116,9 @@ def students(order, sockets, shell):
     """Walk into the jail, fork what runs the student's code there, and stay outside to tell its end."""
     wire, life = sockets
     limits = sandbox.Limits(**order["limits"])
+    jail = None
     if order["jail"]:
+        jail = os.pidfd_open(order["jail"])
         sandbox.enter(order["jail"])
     pid = os.fork()
     if pid == 0:
@@ -125,7 +127,7 @@ def students(order, sockets, shell):
         student.main(wire, shell, limits, order["role"] == "exam")
         os._exit(0)
     wire.close()
-    watch(pid, life, limits, bool(order["jail"]))
+    watch(pid, life, limits, jail)
 
 
 def settle(order, limits, kept):
@@ -146,15 +148,15 @@ def settle(order, limits, kept):
         sandbox.filter_calls()
 
 
-def watch(pid, life, limits, alone):
+def watch(pid, life, limits, jail):
     """Look after the process `pid`: its interrupts, its memory; end it when `life` closes, and tell how it ended.
 
-    `alone` says that /proc shows nothing but its jail.
+    `jail` is the pidfd of its jail's first process, which takes with it whatever else is inside; /proc shows only that.
     """
     pidfd, reason = os.pidfd_open(pid), b"-"
 
     def held():
-        return sandbox.memory([pid]) if not alone else sandbox.memory(everything())
+        return sandbox.memory([pid]) if jail is None else sandbox.memory(everything())
 
     inherited = held()
     while True:
@@ -169,6 +171,11 @@ def watch(pid, life, limits, alone):
         if held() - inherited > limits.memory * 1.1:
             reason = b"m"
             os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        if jail is not None:
+            signal.pidfd_send_signal(jail, signal.SIGKILL)
+        else:
+            os.killpg(pid, signal.SIGKILL)
     status = os.waitpid(pid, 0)[1]
     with contextlib.suppress(OSError):
         life.send(reason + status.to_bytes(4, "little", signed=True))

@@ -284,14 +284,14 @@ def make_error(about, iterating=False):
     if kind.__name__ != first and first.isidentifier():
         kind = type(first, (kind,), {})
     args = [a for a in about.get("args", []) if type(a) in (str, int, float)]
-    error = None
     for given in (args, [message]):
         try:
             error = kind(*given)
-            break
         except Exception:  # a type that wants other arguments
             continue
-    if error is None or text_of(error) != message:
+        if text_of(error) == message:
+            break
+    else:
         error = plain_error(kind, message)
     error.students_line, error.finished = line, str(about.get("finished", ""))[:200]
     return error

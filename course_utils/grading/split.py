@@ -130,6 +130,8 @@ class Notebook:
         try:
             kernel = self.student()
             kernel.begin(deadline)
+            there = kernel.ask("all names")  # what a test names and the answer does not have is not said in there
+            wanted = [n for n in wanted if n in set(there)]
             found = kernel.ask("names", *wanted)
         except Ended:
             return
@@ -452,14 +454,16 @@ def loads(statement):
 
 
 def names_in(source):
-    """Every name that a text might look up, also by globals()["name"]."""
+    """Every name that a text might look up, where it looks into globals() also by a text."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
         return set()
     found = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
-    texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-    return found | {t for t in texts if t.isidentifier() and len(t) < 80}
+    if found & {"globals", "locals", "vars", "dir"}:
+        texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        found |= {t for t in texts if t.isidentifier() and len(t) < 80}
+    return found
 
 
 def names_bound(source):

@@ -233,6 +233,8 @@ class Kernel(Peer):
             return self.rehearse(*details)
         if what == "files":
             return self.files(*args)
+        if what == "all names":
+            return [name for name in self.shell.user_ns if type(name) is str]
         if what == "names":
             return {n: self.shell.user_ns[n] for n in details if n in self.shell.user_ns}
         if what == "vjp":
