@@ -25,12 +25,12 @@ book: $(ENV)  ## build the website, every page executed, into _build/html
 	@jupyter-book build . --toc book/_toc.yml -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
 	@pytest -q -m "site and not browser" tests/test_site*.py
 
-serve: $(ENV)  ## show the website on localhost (PORT=8000)
+serve: $(ENV)  ## show the website on localhost (PORT=8000); a page that you save is built anew
 	@test -f _build/html/index.html || { echo "There is no website yet: run 'make book' first."; exit 1; }
 	@python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null \
 		|| { echo "Port $(PORT) is taken: try 'make serve PORT=8001'."; exit 1; }
 	@echo "The website is at http://127.0.0.1:$(PORT) (stop it with Ctrl-C)."
-	@python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html 2>/dev/null || true
+	@python book/serve.py --port $(PORT) 2>/dev/null || true
 
 test: $(ENV) system  ## run the tests
 	@pytest -m "not site" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
