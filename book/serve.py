@@ -1,7 +1,7 @@
-"""`make serve`: shows the website on localhost; a page that is saved meanwhile is built anew, and reloads in the browser.
+"""`make serve`: shows the website on localhost; a page that is saved is built anew, and reloads in the browser.
 
-Only what changed is read again, and only changed cells run. Outputs that an edit of course_utils has made stale are left
-to `make book`: while one writes, all pages running anew at each save would be no help.
+Only what changed is read again, and only changed cells run. Outputs that an edit of course_utils has made stale are
+left to `make book`: while one writes, all pages running anew at each save would be no help.
 """
 
 import argparse
