@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # runs beside it (measured on two busy cores: 95 ms a step against 9).
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help book serve test check check-site notebooks grade demo-class lab bench system format clean
+.PHONY: help book serve pdf test check check-site notebooks grade demo-class lab bench system format clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,10 @@ serve: $(ENV)  ## show the website on localhost (PORT=8000); a page that you sav
 		|| { echo "Port $(PORT) is taken: try 'make serve PORT=8001'."; exit 1; }
 	@echo "The website is at http://127.0.0.1:$(PORT) (stop it with Ctrl-C)."
 	@python book/serve.py --port $(PORT) 2>/dev/null || true
+
+pdf: $(ENV)  ## print the built website into one file, _build/course.pdf
+	@test -f _build/html/index.html || { echo "There is no website yet: run 'make book' first."; exit 1; }
+	@python book/pdf.py
 
 test: $(ENV) system  ## run the tests
 	@pytest -m "not site" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
