@@ -245,7 +245,8 @@ def check_context(net, x, t, y):
         given = f"are {y.dtype} {tuple(y.shape)}" if torch.is_tensor(y) else f"are {y!r}"
         raise ValueError(f"labels {given}; this network takes whole numbers, one for each of the {n} samples: ({n},)")
     y = y.long()
-    # On a GPU the question would make the program wait for the answer at every call.
-    if y.device.type == "cpu" and not ((y >= -1) & (y < net.n_classes)).all():
+    # On a GPU the question would make the program wait for the answer at every call; a traced graph cannot ask.
+    asked = y.device.type == "cpu" and not torch.compiler.is_compiling()
+    if asked and not ((y >= -1) & (y < net.n_classes)).all():
         raise ValueError(f"labels run from -1 (the null class) to {net.n_classes - 1}, not {y.min()} to {y.max()}")
     return y

@@ -230,6 +230,18 @@ class Converter:
         picture = f"![{alt}]({self._link(directive.argument, line)})"
         return f"{picture}\n\n{self._content(directive)}".strip()
 
+    def _live(self, directive, line):
+        """An element that lives on the website: its picture, its words and the way there."""
+        name = directive.argument
+        still, anchor = (
+            directive.options.get("still", name),
+            directive.options.get("name", f"live-{name.replace('_', '-')}"),
+        )
+        picture = f"![{directive.options.get('alt', '')}]({self.book.address.website}_images/{still}.webp)"
+        there = self.book.address.page(self.page.name, anchor)
+        link = f"[Try it on the website: it runs in your browser.]({there})"
+        return "\n\n".join([f"**{directive.options.get('title', '')}**", picture, self._content(directive), link])
+
     def _table(self, directive, line):
         return f"*{self._title(directive, line)}*\n\n{self._content(directive)}"
 
@@ -407,6 +419,7 @@ RENDER = {
     **dict.fromkeys("glue glue:any glue:figure".split(), Converter._glued),
     "exercise": Converter._statement,
     "tab-item": Converter._tab,
+    "live": Converter._live,
     "table": Converter._table,
     "math": Converter._displayed,
     "raw": Converter._raw,

@@ -1,0 +1,176 @@
+"""What the live elements of the website load: networks, the program that runs them, and stills.
+
+    python -m course_utils.authoring.live             # networks (of MNIST, from its weights) and stills
+    python -m course_utils.authoring.live toys        # train the network of the two-dimensional sets anew: minutes
+    python -m course_utils.authoring.live runtime     # fetch and pack the pinned onnxruntime-web: needs a network
+
+Weights are stored as float16 and cast in the graph, so that a page computes with the very numbers that PyTorch has
+after loading them. All large files are packed with gzip's format and unpacked by the page: they weigh as little with
+any server.
+"""
+
+import argparse
+import gzip
+import hashlib
+import io
+import tarfile
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from course_utils.data import toy_2d
+from course_utils.denoiser import Denoiser, diffusion_loss
+from course_utils.models import MLP
+from course_utils.schedules import CosineSchedule
+from course_utils.training import batches, fit, load_pretrained
+
+LIVE = Path(__file__).parents[2] / "book" / "_static" / "live"
+
+RUNTIME_URL = "https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-1.30.0.tgz"
+RUNTIME_SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
+
+TOYS = {"moons": 2, "circles": 2, "swiss_roll": 2, "s_curve": 2, "mixture": 8}  # sets and their numbers of classes
+
+
+def toy_labels():
+    """The label of each set: dict name -> the one of the whole set; its classes have the labels that follow."""
+    starts = np.cumsum([0, *(1 + n for n in TOYS.values())]).tolist()
+    return dict(zip(TOYS, starts, strict=False))
+
+
+def toy_net():
+    """One network for all two-dimensional sets: the set is a label, and so is each class of each set."""
+    return MLP(width=112, depth=3, n_classes=sum(TOYS.values()) + len(TOYS))
+
+
+def train_toys(n=20_000, n_steps=5000, dropped=0.3):
+    """The network of the two-dimensional sets as a Denoiser, trained on n points of each, its weights in half precision.
+
+    A class is dropped with that probability; the label of its set stays.
+    """
+    torch.manual_seed(0)
+    points, labels, whole = [], [], torch.zeros(sum(TOYS.values()) + len(TOYS), dtype=torch.long)
+    for name, first in toy_labels().items():
+        x, y = toy_2d(name, n, seed=0, return_labels=True)
+        points.append(x)
+        labels.append(first + 1 + y)
+        whole[first : first + 1 + TOYS[name]] = first
+
+    def loss(model, x, y):
+        return diffusion_loss(model, x, torch.where(torch.rand(len(y)) < dropped, whole[y], y))
+
+    model = Denoiser(toy_net(), CosineSchedule(None), "v")
+    average, losses = fit(model, loss, batches((torch.cat(points), torch.cat(labels)), 384), n_steps)
+    print(f"mean loss over the last thousand steps: {np.mean(losses[-1000:]):.4f}")
+    return average.half().float()
+
+
+def exported(net, shape):
+    """The bytes of net(x, t, y) as an ONNX model with any number of samples of `shape`, its weights in half precision."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    class Traced(torch.nn.Module):  # the exporter names its inputs after a forward with exactly these
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x, t, y):
+            return self.net(x, t, y)
+
+    n = torch.export.Dim("n")
+    example = torch.zeros(2, *shape), torch.full((2,), 0.5), torch.tensor([0, 1])
+    program = torch.onnx.export(
+        Traced().eval(), example, dynamo=True, external_data=False, verbose=False,
+        dynamic_shapes={"x": {0: n}, "t": {0: n}, "y": {0: n}}, input_names=["x", "t", "y"], output_names=["out"],
+    )  # fmt: skip
+    model = program.model_proto
+    graph, casts = model.graph, []
+    for part in [model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output]:
+        part.doc_string = ""  # where in Python each came from: nobody needs it, and it weighs
+        del part.metadata_props[:]
+    del graph.value_info[:]
+    for stored in graph.initializer:
+        values = numpy_helper.to_array(stored)
+        if values.dtype != np.float32 or values.size < 2 or (values.astype(np.float16) != values).any():
+            continue  # only where nothing is lost
+        name = stored.name
+        stored.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def restored(net, onnx_bytes):
+    """The network with the weights that such bytes hold."""
+    import onnx
+    from onnx import numpy_helper
+
+    stored = {i.name: i for i in onnx.load_from_string(onnx_bytes).graph.initializer}
+    find = lambda name: stored.get(f"net.{name}.half", stored.get(f"net.{name}"))  # noqa: E731
+    net.load_state_dict({k: torch.tensor(numpy_helper.to_array(find(k)).astype(np.float32)) for k in net.state_dict()})
+    return net.eval().requires_grad_(False)
+
+
+def load_toys():
+    """The shipped network of the two-dimensional sets, as a Denoiser."""
+    net = restored(toy_net(), gzip.decompress((LIVE / "models" / "toys.onnx.gz").read_bytes()))
+    return Denoiser(net, CosineSchedule(None), "v").eval()
+
+
+def pack(content, path, iterations=15):
+    """Write content to `path`, compressed as well as gzip's format allows; the same content gives the same file."""
+    import zopfli.gzip
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(zopfli.gzip.compress(content, numiterations=iterations))
+    print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB, unpacked {len(content) / 1e6:.2f} MB")
+
+
+def make_networks(toys=None):
+    """Export MNIST's network, and the one of the two-dimensional sets where one is given."""
+    pack(exported(load_pretrained("mnist").net, (1, 28, 28)), LIVE / "models" / "mnist.onnx.gz")
+    if toys is not None:
+        pack(exported(toys.net, (2,)), LIVE / "models" / "toys.onnx.gz")
+
+
+def fetch(url, sha256=None):
+    """What lies at an address; raises ValueError where its checksum is another one."""
+    with urllib.request.urlopen(url, timeout=60) as response:
+        content = response.read()
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"{url} gives a file with the checksum {hashlib.sha256(content).hexdigest()}, not {sha256}")
+    return content
+
+
+def make_runtime(archive=None):
+    """Pack onnxruntime-web: its WebAssembly for processors, and the module that drives it; `archive` is the package."""
+    content = Path(archive).read_bytes() if archive else fetch(RUNTIME_URL)
+    if (found := hashlib.sha256(content).hexdigest()) != RUNTIME_SHA256:
+        raise ValueError(f"onnxruntime-web has the checksum {found}, not {RUNTIME_SHA256}")
+    with tarfile.open(fileobj=io.BytesIO(content)) as package:
+        read = lambda name: package.extractfile(f"package/dist/{name}").read()  # noqa: E731
+        module = read("ort.wasm.bundle.min.mjs").decode()
+        pack(read("ort-wasm-simd-threaded.wasm"), LIVE / "runtime" / "ort.wasm.gz", iterations=5)
+    module = module[: module.rindex("//# sourceMappingURL=")]  # the map is not kept
+    (LIVE / "runtime" / "ort.js").write_text(module)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m course_utils.authoring.live", description=__doc__.split("\n")[0])
+    parser.add_argument("what", nargs="?", default="networks", choices=["networks", "toys", "runtime"])
+    parser.add_argument("--archive", help="runtime: the npm package, where it lies on disk already")
+    chosen = parser.parse_args(arguments)
+    if chosen.what == "runtime":
+        make_runtime(chosen.archive)
+    else:
+        make_networks(train_toys() if chosen.what == "toys" else None)
+
+
+if __name__ == "__main__":
+    main()
