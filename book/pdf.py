@@ -158,20 +158,20 @@ def main():
         for page, part, is_section in pages:
             writer.append(readers[page], import_outline=False)
             if part and part not in parents:
-                parents[part] = writer.add_outline_item(part, first[page])
+                parents[part] = writer.add_outline_item(title=part, page_number=first[page])
             above = parents["the chapter"] if is_section else parents.get(part)
-            mark = writer.add_outline_item(title_of(page), first[page], parent=above)
+            mark = writer.add_outline_item(title=title_of(page), page_number=first[page], parent=above)
             if not is_section:
                 parents["the chapter"] = mark
             for heading, sheet in headings(readers[page]):
-                writer.add_outline_item(heading, first[page] + sheet, parent=mark)
+                writer.add_outline_item(title=heading, page_number=first[page] + sheet, parent=mark)
         for sheet, number in zip(writer.pages[1:], numbers(tab, at).pages[1:], strict=True):
             sheet.merge_page(number)
         browser.close()
     keep_links_inside(writer, address, config["html"]["baseurl"], first)
     writer.add_metadata({"/Title": config["title"], "/Author": config["author"]})
     writer.root_object[NameObject("/Lang")] = TextStringObject("en")
-    writer.compress_identical_objects(remove_orphans=True)
+    writer.compress_identical_objects()
     writer.write(out)
     print(f"{out.relative_to(ROOT)}: {at} pages, {out.stat().st_size / 1e6:.1f} MB")
 

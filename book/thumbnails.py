@@ -12,7 +12,7 @@ import torch
 from course_utils.data import toy_mixture
 from course_utils.films import DPI, frame_of, smallest_webp
 from course_utils.geometry import epipolar_line, fundamental
-from course_utils.guidance import cfg, condition, inpaint
+from course_utils.guidance import cfg, clip, condition, inpaint
 from course_utils.langevin import langevin
 from course_utils.mixtures import GaussianMixture
 from course_utils.plotting import MODEL, scatter_2d, score_field, tile, trajectory
@@ -27,9 +27,9 @@ CLOUDS = GaussianMixture([[-1.3, -0.9], [1.4, -0.6], [0.1, 1.4]], [0.35, 0.5, 0.
 SCHEDULE = CosineSchedule()
 
 
-def panels(n, draw):
-    """A card of n square pictures side by side; draw(i, axes) draws each."""
-    figure, axes = plt.subplots(1, n, figsize=(4.2, 4.2 / n), dpi=DPI, squeeze=False)
+def panels(n, draw, height=1.0):
+    """A card of n pictures side by side, of that height for the width 1; draw(i, axes) draws each."""
+    figure, axes = plt.subplots(1, n, figsize=(4.2, 4.2 * height / n), dpi=DPI, squeeze=False)
     figure.subplots_adjust(0.005, 0.01, 0.995, 0.99, wspace=0.02)
     for i, ax in enumerate(axes[0]):
         draw(i, ax)
@@ -50,9 +50,16 @@ def sheet(images, columns):
 
 
 def energy():
-    starts = torch.tensor([[-2.3, 2.3]]) + 0.2 * torch.randn(60, 2)
-    path = [starts, *langevin(CLOUDS.score, starts, 0.02, 250)]
-    return panels(2, lambda i, ax: trajectory(path[: (60, 251)[i]], ax, CLOUDS, n=60))
+    starts = torch.tensor([[-2.2, 2.2]]) + 0.3 * torch.randn(300, 2)
+    path = [starts, *langevin(CLOUDS.score, starts, 0.05, 400)]
+
+    def draw(i, ax):
+        if i:
+            scatter_2d(path[-1], ax, CLOUDS, color=MODEL, size=3)
+        else:
+            trajectory(path[:40], ax, CLOUDS, n=12)
+
+    return panels(2, draw)
 
 
 def score_matching():
@@ -79,14 +86,14 @@ def ddpm_mnist():
     digits, y = load_pretrained("mnist"), torch.tensor([3, 5, 8])
     x = SCHEDULE.prior(3, 1, 28, 28)
     path = [x, *ddim(condition(digits, y), SCHEDULE, x, SCHEDULE.timesteps(24))]
-    return sheet(torch.stack([path[k] for k in (0, 12, 16, 19, 21, 24)], 1).flatten(0, 1), 6)
+    return sheet(torch.stack([path[k] for k in (0, 5, 8, 11, 15, 24)], 1).flatten(0, 1), 6)
 
 
 @torch.no_grad()
 def guidance():
-    model, y = load_pretrained("cifar10"), torch.tensor([1, 4, 7, 8, 0, 3])
-    denoise = cfg(condition(model, y), condition(model, None), 2.0)
-    *_, x = dpmpp_2m(denoise, model.schedule, model.schedule.prior(6, 3, 32, 32), model.schedule.timesteps(18))
+    model, y = load_pretrained("cifar10"), torch.arange(12) % 10
+    denoise = clip(cfg(condition(model, y), condition(model, None), 3.0))
+    *_, x = dpmpp_2m(denoise, model.schedule, model.schedule.prior(12, 3, 32, 32), model.schedule.timesteps(16))
     return sheet(x, 6)
 
 
@@ -114,9 +121,8 @@ def epipolar():
                 draw_line(line, ax)
         for x in (x1, x2)[i]:
             draw_point(x, ax, size=6)
-        ax.set(ylim=(360, 100))
 
-    return panels(2, draw)
+    return panels(2, draw, 0.75)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def repository(tmp_path):
     """A repository of the example's page and lab alone, with the course's settings."""
     shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("*.md", "__pycache__", "live"))
     shutil.copy(EXAMPLES / "standardise_chapter.md", tmp_path / "book" / "standardise.md")
-    small_repository(tmp_path, (EXAMPLES / "standardise_lab.py").read_text("utf-8"), "standardise")
+    small_repository(tmp_path, (EXAMPLES / "standardise_lab.py").read_text("utf-8"), "08_standardise")
     (tmp_path / "book" / "_toc.yml").write_text(yaml.safe_dump({"format": "jb-book", "root": "book/standardise"}))
     (tmp_path / "requirements.txt").write_text("")
     return tmp_path
@@ -60,7 +60,7 @@ def test_the_exercise_is_graded_as_the_page_says(exercise):
 
 
 def test_the_lab_becomes_a_students_notebook(exercise, repository, capsys):
-    path = repository / "solutions" / "standardise" / "standardise.py"
+    path = repository / "solutions" / "08_standardise" / "08_standardise.py"
     notebook = student_notebook(path)
     text = "\n".join(cell.source for cell in notebook.cells)
     assert "centred" not in text and "HIDDEN" not in text and "prior does not match" not in text

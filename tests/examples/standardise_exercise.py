@@ -1,6 +1,5 @@
 """An exercise as one object: the example of book/contributing.md."""
 
-import numpy as np
 import torch
 
 from course_utils.exercises.exercise import Exercise
@@ -60,6 +59,8 @@ def centred_too_late(x):
 
 @standardise.equivalent
 def with_numpy(x):
+    import numpy as np  # here, as in a notebook's cell: an answer is judged by its own text
+
     x = x.numpy()
     return torch.from_numpy((x - np.mean(x, 0)) / np.std(x, 0))
 
