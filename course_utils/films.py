@@ -12,15 +12,20 @@ DPI, DENSITY = 160, 1.6  # dots an inch, and dots for a pixel of the screen
 
 
 class Picture:
-    """A picture with its text, in a notebook and on the site."""
+    """A picture with its text, in a notebook and on the site.
 
-    def __init__(self, image, alt, color=False):
+    `color`: are there colours to keep? `photo`: are they those of things, which stay as they are where the page is dark
+    (by default all colours are)?
+    """
+
+    def __init__(self, image, alt, color=False, photo=None):
         self.image, self.alt, self.color = image, alt, color
+        self.photo = color if photo is None else photo
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         image = png(self.image if self.color else self.image.convert("L"))  # nearly a third smaller
         form, shown = ("webp", smallest_webp(self.image)) if self.color else ("png", image)  # up to six times smaller
-        kind = "picture photo" if self.color else "picture"  # the site turns no photo's colours over in the dark
+        kind = "picture photo" if self.photo else "picture"  # the site turns no photo's colours over in the dark
         html = (
             f'<img class="{kind}" alt="{escape(self.alt, quote=True)}" width="{round(self.image.width / DENSITY)}" '
             f'style="max-width: 100%; height: auto" src="data:image/{form};base64,{base64.b64encode(shown).decode()}">'

@@ -49,6 +49,11 @@ def test_pictures_have_words(page):
     assert not silent, f"give each picture a text that says what it shows: {silent}"
 
 
+def test_pictures_load_when_they_come_near(page):
+    for image in parsed(page).select("article img"):
+        assert image.get("loading") == "lazy" and len(image["src"]) < 10_000, f"{image['src'][:80]} holds up the page"
+
+
 def test_nothing_comes_from_elsewhere(page):
     loaded = [tag["src"] for tag in parsed(page).find_all(["script", "img", "iframe", "source", "video"], src=True)]
     fetching = {"stylesheet", "icon", "preload", "prefetch", "modulepreload", "preconnect", "dns-prefetch"}

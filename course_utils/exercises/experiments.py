@@ -36,11 +36,11 @@ def experiment(id, shows, right, **wrong):
     return add
 
 
-def plot(draw, alt, size=(2.5, 2.5), color=False):
+def plot(draw, alt, size=(2.5, 2.5), photo=False):
     """What draw(axes) draws, as a Picture."""
     figure = Figure(size, dpi=DPI, layout="constrained")
     draw(figure.add_subplot())
-    return Picture(frame_of(figure), alt, color)
+    return Picture(frame_of(figure), alt, color=True, photo=photo)
 
 
 def points(x, truth, alt, limit=3.0):
@@ -293,7 +293,7 @@ def _(answer, alt):
         scatter_2d(x, ax, whole, color=MODEL, size=3)
         ax.plot(*means[1], "+", color=GREEN, markersize=14, markeredgewidth=2.5)
 
-    return plot(draw, alt, color=True)
+    return plot(draw, alt)
 
 
 @experiment(
@@ -367,7 +367,7 @@ def _(answer, alt):
             draw_line(line, ax)
             draw_point(x, ax, size=7)
 
-    return plot(draw, alt, (3.2, 2.4), color=True)
+    return plot(draw, alt, (3.2, 2.4), photo=True)
 
 
 @experiment(
@@ -385,4 +385,4 @@ def _(answer, alt):
     middle, angle = torch.tensor([width / 2, height / 2], dtype=torch.float64), math.radians(30)
     turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64)
     values = answer(image, (x - middle) @ turn.T + middle).reshape(height, width, 3)
-    return plot(lambda ax: show_view(values.numpy().astype("uint8"), ax), alt, (3.2, 2.4), color=True)
+    return plot(lambda ax: show_view(values.numpy().astype("uint8"), ax), alt, (3.2, 2.4), photo=True)

@@ -11,6 +11,8 @@ from html import escape
 
 from course_utils.exercises import EXERCISES
 
+GRID = "display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1em"
+
 
 @dataclass
 class Experiment:
@@ -45,7 +47,7 @@ class Experiment:
         return (
             f'<section class="mistakes"><h3>{escape(exercise.title)}</h3>'
             f"<p>{escape(self.shows)} The exercise is <code>{escape(exercise.id)}</code>.</p>"
-            f'<div style="display: flex; flex-wrap: wrap; gap: 1em">{figures}</div></section>'
+            f'<div style="{GRID}">{figures}</div></section>'
         )
 
 
@@ -56,7 +58,7 @@ def figure(title, picture, sentence, link):
         words, kind = f"<strong>Right.</strong> {escape(sentence)}", "right"
     else:
         words, kind = f'<strong>Wrong.</strong> {escape(sentence)} <a href="{escape(link)}">Read on</a>', "wrong"
-    return f'<figure class="{kind}" style="width: 15em; margin: 0">{image}<figcaption>{words}</figcaption></figure>'
+    return f'<figure class="{kind}" style="margin: 0">{image}<figcaption>{words}</figcaption></figure>'
 
 
 def show(chapter):
