@@ -231,7 +231,7 @@ def zero(layer):
 
 def check_context(net, x, t, y):
     """y as int64 (B,), or None for a network without classes; raises ValueError for wrong times or labels."""
-    n = len(x)
+    n = x.shape[0]  # not len(x), which a traced graph would take for a constant
     if not torch.is_tensor(t) or t.shape not in ((1,), (n,)):
         given = f"has shape {tuple(t.shape)}" if torch.is_tensor(t) else f"is {t!r}"
         raise ValueError(f"t {given}; this network takes a time for each of the {n} samples: ({n},)")

@@ -46,9 +46,9 @@ def toy_net():
 
 
 def train_toys(n=20_000, n_steps=5000, dropped=0.3):
-    """The network of the two-dimensional sets as a Denoiser, trained on n points of each, its weights in half precision.
+    """The network of the two-dimensional sets as a Denoiser, trained on n points of each.
 
-    A class is dropped with that probability; the label of its set stays.
+    Its weights are rounded to half precision. A class is dropped with that probability; the label of its set stays.
     """
     torch.manual_seed(0)
     points, labels, whole = [], [], torch.zeros(sum(TOYS.values()) + len(TOYS), dtype=torch.long)
@@ -68,7 +68,7 @@ def train_toys(n=20_000, n_steps=5000, dropped=0.3):
 
 
 def exported(net, shape):
-    """The bytes of net(x, t, y) as an ONNX model with any number of samples of `shape`, its weights in half precision."""
+    """net(x, t, y) as the bytes of an ONNX model: any number of samples of `shape`, weights in half precision."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 

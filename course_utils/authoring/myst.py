@@ -232,15 +232,13 @@ class Converter:
 
     def _live(self, directive, line):
         """An element that lives on the website: its picture, its words and the way there."""
-        name = directive.argument
-        still, anchor = (
-            directive.options.get("still", name),
-            directive.options.get("name", f"live-{name.replace('_', '-')}"),
-        )
-        picture = f"![{directive.options.get('alt', '')}]({self.book.address.website}_images/{still}.webp)"
-        there = self.book.address.page(self.page.name, anchor)
+        name, options = directive.argument, directive.options
+        if missing := [key for key in ("title", "alt") if not options.get(key)]:
+            raise self.error(line, f"the live element {name} lacks :{missing[0]}:")
+        picture = f"{self.book.address.website}_images/{options.get('still', name)}.webp"
+        there = self.book.address.page(self.page.name, options.get("name", f"live-{name.replace('_', '-')}"))
         link = f"[Try it on the website: it runs in your browser.]({there})"
-        return "\n\n".join([f"**{directive.options.get('title', '')}**", picture, self._content(directive), link])
+        return f"**{options['title']}**\n\n![{options['alt']}]({picture})\n\n{self._content(directive)}\n\n{link}"
 
     def _table(self, directive, line):
         return f"*{self._title(directive, line)}*\n\n{self._content(directive)}"

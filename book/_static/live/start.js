@@ -3,7 +3,7 @@
 const MODULES = {
   two_dimensions: () => import("./two_dimensions.js"),
   digits: () => import("./digits.js"),
-  schedules: () => import("./noise_levels.js"),
+  noise_levels: () => import("./noise_levels.js"),
   finish: () => import("./finish.js"),
 };
 

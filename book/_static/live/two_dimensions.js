@@ -245,8 +245,8 @@ class Panel {
     if (this.field?.score && this.chosen().arrows) this.drawArrows(context, side, X, Y, this.which === "exact" ? palette.text : palette.learned);
     if (this.strokes.length || this.pen) this.drawStrokes(context, X, Y, palette);
     if (!this.states) return this.hint(context, side, palette);
-    this.drawTrails(context, X, Y, ink);
-    const at = this.at(this.position), radius = Math.max(1.3, side / 260);
+    this.drawTrails(context, X, Y, ink, palette);
+    const at = this.at(this.position), radius = Math.max(1.4, side / 230);
     context.fillStyle = ink;
     context.globalAlpha = 0.8;
     context.beginPath();
@@ -296,11 +296,11 @@ class Panel {
     context.globalAlpha = 1;
   }
 
-  drawTrails(context, X, Y, ink) {
+  drawTrails(context, X, Y, ink, palette) {
     const size = 2 * this.n, last = Math.min(Math.floor(this.position), this.times.length - 1), at = this.at(this.position);
     const every = Math.max(1, Math.floor((this.times.length - 1) / 60));
     context.strokeStyle = ink;
-    context.globalAlpha = 0.22;
+    context.globalAlpha = palette.dark ? 0.4 : 0.26;
     context.lineWidth = 1;
     context.beginPath();
     for (let i = 0; i < 2 * Math.min(TRAILS, this.n); i += 2) {
