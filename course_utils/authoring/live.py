@@ -1,6 +1,6 @@
 """What the live elements of the website load: networks, the program that runs them, and stills.
 
-    python -m course_utils.authoring.live             # networks (of MNIST, from its weights) and stills
+    python -m course_utils.authoring.live             # the network of the digits, from its weights, and the stills
     python -m course_utils.authoring.live toys        # train the network of the two-dimensional sets anew: minutes
     python -m course_utils.authoring.live runtime     # fetch and pack the pinned onnxruntime-web: needs a network
 
@@ -15,15 +15,20 @@ import hashlib
 import io
 import tarfile
 import urllib.request
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from course_utils.data import toy_2d
+from course_utils.data import load_mnist, toy_2d, toy_mixture
 from course_utils.denoiser import Denoiser, diffusion_loss
+from course_utils.films import frame_of, webp
+from course_utils.guidance import cfg, clip, condition, sdedit
 from course_utils.models import MLP
-from course_utils.schedules import CosineSchedule
+from course_utils.plotting import image_grid, scatter_row
+from course_utils.samplers import ddim, dpmpp_2m
+from course_utils.schedules import CosineSchedule, LinearSchedule
 from course_utils.training import batches, fit, load_pretrained
 
 LIVE = Path(__file__).parents[2] / "book" / "_static" / "live"
@@ -139,18 +144,60 @@ def make_networks(toys=None):
         pack(exported(toys.net, (2,)), LIVE / "models" / "toys.onnx.gz")
 
 
-def fetch(url, sha256=None):
-    """What lies at an address; raises ValueError where its checksum is another one."""
-    with urllib.request.urlopen(url, timeout=60) as response:
-        content = response.read()
-    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
-        raise ValueError(f"{url} gives a file with the checksum {hashlib.sha256(content).hexdigest()}, not {sha256}")
-    return content
+def make_stills():
+    """The pictures that stand where no scripts run: what each element shows, computed by the course's own code."""
+    import matplotlib.pyplot as plt
+
+    torch.manual_seed(0)
+    model, linear, moons = load_pretrained("mnist"), LinearSchedule(), toy_mixture("moons")
+    x = linear.prior(800, 2)
+    path, times = [x, *ddim(moons.denoiser(linear), linear, x, linear.timesteps(50))], linear.timesteps(50)
+    shown = [0, 40, 46, 50]
+    truths = [moons.noised(linear.alpha(times[i]), linear.sigma(times[i])) for i in shown]
+    scatter_row([path[i] for i in shown], [f"t = {times[i]:.2f}" for i in shown], truth=truths)
+    keep("two_dimensions", frame_of(plt.gcf()))
+    plt.close()
+
+    x, times = model.schedule.prior(1, 1, 28, 28), model.schedule.timesteps(20)
+    denoise = clip(cfg(condition(model, 3), condition(model, None), 2.0))
+    path = [x, *dpmpp_2m(denoise, model.schedule, x, times)]
+    guesses = [denoise(x, t) if t > 0 else x for x, t in zip(path, times, strict=True)]
+    shown = [0, 3, 6, 9, 12, 15, 18, 20]
+    pictures = torch.cat([states[i] for states in (path, guesses) for i in shown])
+    titles = [f"t = {times[i]:.2f}" for i in shown]
+    keep("digits", image_grid(pictures, "-", 8, titles, ["picture", "guess"]).image)
+
+    digit, noise = load_mnist("test", quiet=True)[0][8:9], torch.randn(1, 1, 28, 28)
+    schedules = {"linear": linear, "cosine": CosineSchedule()}
+    times = [0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0]
+    pictures = torch.cat([s.add_noise(digit, t, noise) for s in schedules.values() for t in times])
+    keep("noise_levels", image_grid(pictures, "-", 8, [f"t = {t:g}" for t in times], list(schedules)).image)
+
+    sketch = -torch.ones(1, 1, 28, 28)
+    for (x0, y0), (x1, y1) in pairwise([(8, 6), (19, 6), (12, 12), (20, 16), (17, 22), (8, 22)]):
+        for s in torch.linspace(0, 1, 40).tolist():
+            column, row = round(x0 + s * (x1 - x0)), round(y0 + s * (y1 - y0))
+            sketch[..., row - 1 : row + 2, column - 1 : column + 2] = 1
+    strengths = [0.4, 0.6, 0.7, 0.8]
+    finished = [list(sdedit(clip(model), model.schedule, sketch, t, n=16))[-1] for t in strengths]
+    titles = ["your sketch", *(f"t* = {t:g}" for t in strengths)]
+    keep("finish", image_grid(torch.cat([sketch, *finished]), "-", 5, titles, zoom=84).image)
+
+
+def keep(name, image):
+    path = LIVE / "stills" / f"{name}.webp"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(webp(image, quality=70))
+    print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB, {image.width} x {image.height}")
 
 
 def make_runtime(archive=None):
     """Pack onnxruntime-web: its WebAssembly for processors, and the module that drives it; `archive` is the package."""
-    content = Path(archive).read_bytes() if archive else fetch(RUNTIME_URL)
+    if archive:
+        content = Path(archive).read_bytes()
+    else:
+        with urllib.request.urlopen(RUNTIME_URL, timeout=60) as response:
+            content = response.read()
     if (found := hashlib.sha256(content).hexdigest()) != RUNTIME_SHA256:
         raise ValueError(f"onnxruntime-web has the checksum {found}, not {RUNTIME_SHA256}")
     with tarfile.open(fileobj=io.BytesIO(content)) as package:
@@ -163,13 +210,15 @@ def make_runtime(archive=None):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m course_utils.authoring.live", description=__doc__.split("\n")[0])
-    parser.add_argument("what", nargs="?", default="networks", choices=["networks", "toys", "runtime"])
+    parser.add_argument("what", nargs="?", default="all", choices=["all", "stills", "toys", "runtime"])
     parser.add_argument("--archive", help="runtime: the npm package, where it lies on disk already")
     chosen = parser.parse_args(arguments)
     if chosen.what == "runtime":
         make_runtime(chosen.archive)
-    else:
+    if chosen.what in ("all", "toys"):
         make_networks(train_toys() if chosen.what == "toys" else None)
+    if chosen.what in ("all", "stills"):
+        make_stills()
 
 
 if __name__ == "__main__":
