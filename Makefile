@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # runs beside it (measured on two busy cores: 95 ms a step against 9).
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help book serve pdf test check check-site notebooks grade demo-class lab bench system format clean
+.PHONY: help book serve pdf test check check-site notebooks live grade demo-class lab bench system format clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,9 @@ check-site: $(ENV)  ## look at the built website: links, pictures, and every pag
 
 notebooks: $(ENV)  ## write notebooks/ anew from solutions/ and book/
 	@python -m course_utils.authoring
+
+live: $(ENV)  ## write what the site's live elements load anew: networks and stills (WHAT=toys trains, WHAT=runtime fetches)
+	@python -m course_utils.authoring.live $(WHAT)
 
 grade: $(ENV)  ## grade submitted/ into the gradebook, feedback/ and grades.csv (COURSE=folder)
 	@python -m course_utils.grading --course "$(COURSE)"

@@ -19,9 +19,9 @@ export default async function build(stage, options) {
   const chosen = {
     data: options.data ?? "moons", schedule: options.schedule ?? "linear", sampler: options.sampler ?? "ddim",
     steps: options.steps ?? 50, which: options.which ?? "exact", part: options.part ?? null, scale: options.scale ?? 1,
-    arrows: options.arrows ?? false, smooth: 0.12, seed: 1,
+    arrows: options.arrows ?? false, smooth: options.smooth ?? 0.12, seed: 1,
   };
-  const strokes = [];  // of the drawing: each a list of [x, y]
+  const strokes = options.heart ? [HEART.map((p) => [...p])] : [];  // of the drawing: each a list of [x, y]
   const panels = ["exact", "learned"].map((which) => new Panel(which, () => chosen));
   let runs = 0, pending = [];
 
