@@ -1,5 +1,7 @@
 """The examples of book/contributing.md do what the page says, and `make serve` builds a page that is saved."""
 
+import contextlib
+import functools
 import importlib.util
 import os
 import re
@@ -7,12 +9,15 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import QuietHandler
 from lab_tools import ROOT, small_repository
 
 import course_utils.exercises as exercises
@@ -20,6 +25,16 @@ from course_utils.authoring import chapter_notebook, student_notebook
 from course_utils.exercises.__main__ import student
 
 EXAMPLES = Path(__file__).parent / "examples"
+
+
+@contextlib.contextmanager
+def served(folder):
+    """The address of a folder on localhost."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
 
 
 def loaded(path):
@@ -81,6 +96,34 @@ def test_the_page_shows_the_examples_whole():
     page = (ROOT / "book" / "contributing.md").read_text("utf-8")
     included = re.findall(r"\{literalinclude\} \.\./tests/examples/(\S+)", page)
     assert sorted(included) == sorted(path.name for path in EXAMPLES.iterdir() if path.is_file())
+
+
+@pytest.mark.browser
+def test_the_live_element_answers_the_keyboard(chromium, tmp_path):
+    """It is entered into start.js as the page says, and comes alive on a page that has what the directive writes."""
+    start = (ROOT / "book" / "_static" / "live" / "start.js").read_text("utf-8")
+    entered = start.replace(
+        "const MODULES = {", 'const MODULES = {\n  standardise: () => import("./standardise_live.js"),'
+    )
+    assert entered != start
+    (tmp_path / "start.js").write_text(entered)
+    shutil.copy(EXAMPLES / "standardise_live.js", tmp_path)
+    (tmp_path / "index.html").write_text(
+        """<figure class="live" data-live="standardise" data-options='{"shift": 3}'>
+        <img class="live-still" alt=""></figure>
+        <script type="module" src="start.js"></script>"""
+    )
+    with served(tmp_path) as address:
+        tab = chromium.new_page()
+        tab.goto(address)
+        output = tab.locator("output")
+        output.wait_for()
+        before = output.inner_text()
+        tab.locator("input").press("ArrowRight")
+        after = output.inner_text()
+        tab.close()
+    assert "mean is 6.0" in before and "mean is 6.5" in after
+    assert before.split(";")[1] == after.split(";")[1] == " standardised: -1.26, -0.63, 0.63, 1.26."
 
 
 @pytest.mark.slow
