@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from course_utils.data import toy_mixture
+from course_utils.exercises.experiments import EXPERIMENTS
 from course_utils.films import DPI, frame_of, smallest_webp
 from course_utils.geometry import epipolar_line, fundamental
 from course_utils.guidance import cfg, clip, condition, inpaint
@@ -125,8 +126,15 @@ def epipolar():
     return panels(2, draw, 0.75)
 
 
+def gallery():
+    """The right moons, and two wrong ones."""
+    shown = next(experiment for experiment in EXPERIMENTS if experiment.id == "ddpm_2d.reverse_step")
+    pictures = [picture.image for _, picture, _, _ in shown.pictures()]
+    return panels(3, lambda i, ax: (ax.imshow(pictures[(0, 1, 3)[i]]), ax.axis("off")))
+
+
 if __name__ == "__main__":
-    for draw in (energy, score_matching, ddpm_2d, ddpm_mnist, guidance, editing, epipolar):
+    for draw in (energy, score_matching, ddpm_2d, ddpm_mnist, guidance, editing, epipolar, gallery):
         if sys.argv[1:] and draw.__name__ not in sys.argv[1:]:
             continue
         torch.manual_seed(1)
