@@ -131,7 +131,7 @@ MARK_LOOKS = """() => {
 
 def barriers(tab, context, **options):
     """What axe-core finds in a part of the page as it is now, a line each."""
-    options = options | {"resultTypes": ["violations"]}
+    options = options | {"resultTypes": ["violations"], "preload": False}  # it would load the styles once more
     found = tab.evaluate("([context, options]) => axe.run(context, options)", [context, options])
     return [
         f"{rule['id']} ({rule['help']}): {node['target']} {node['html'][:120]}"
@@ -154,7 +154,8 @@ def test_page_in_a_browser(chromium, address, name):
     One visit sees both themes: a page follows the system's while it is open. Only colours differ between them, so the
     second one is looked at for contrast alone. Formulas are one program's work, and looked at on one page.
     """
-    context = chromium.new_context(color_scheme="light", viewport={"width": WIDTHS[0], "height": 900})
+    view = {"width": WIDTHS[0], "height": 900}
+    context = chromium.new_context(color_scheme="light", viewport=view, reduced_motion="reduce")  # colours at rest
     tab = context.new_page()
     errors, requests = [], []
     tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
