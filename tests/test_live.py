@@ -25,7 +25,7 @@ from course_utils.data import toy_mixture
 from course_utils.denoiser import Denoiser
 from course_utils.mixtures import GaussianMixture
 from course_utils.schedules import CosineSchedule, LinearSchedule, QuadraticSchedule, SigmoidSchedule
-from course_utils.training import PRETRAINED, load_pretrained
+from course_utils.training import load_pretrained
 
 ROOT = Path(__file__).parents[1]
 STATIC = ROOT / "book" / "_static"
@@ -75,10 +75,11 @@ def test_the_digits_network_says_what_pytorch_says(n):
 
 
 def test_the_digits_weights_are_the_shipped_ones():
-    """Bit for bit: they are stored as they ship, in half precision, and nothing is lost in loading."""
-    found = live.restored(PRETRAINED["mnist"]().net, stored("mnist")).state_dict()
-    expected = load_pretrained("mnist").net.state_dict()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    """Bit for bit, all but those of the norms: stored in half precision, as they ship, they lose nothing."""
+    found, expected = live.stored_weights(stored("mnist")), load_pretrained("mnist").net.state_dict()
+    kept = [name for name in expected if name in found]
+    assert all(torch.equal(found[name], expected[name]) for name in kept)
+    assert sum(expected[name].numel() for name in kept) > 0.99 * sum(w.numel() for w in expected.values())
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "ddim"])

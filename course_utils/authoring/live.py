@@ -111,21 +111,25 @@ def exported(net, shape):
     return model.SerializeToString()
 
 
-def restored(net, onnx_bytes):
-    """The network with the weights that such bytes hold."""
+def stored_weights(onnx_bytes):
+    """The weights that such bytes hold under a name of the network's: dict name -> float32 tensor.
+
+    The exporter folds those of a group norm into others without a name.
+    """
     import onnx
     from onnx import numpy_helper
 
-    stored = {i.name: i for i in onnx.load_from_string(onnx_bytes).graph.initializer}
-    find = lambda name: stored.get(f"net.{name}.half", stored.get(f"net.{name}"))  # noqa: E731
-    net.load_state_dict({k: torch.tensor(numpy_helper.to_array(find(k)).astype(np.float32)) for k in net.state_dict()})
-    return net.eval().requires_grad_(False)
+    stored = onnx.load_from_string(onnx_bytes).graph.initializer
+    names = (i.name.removeprefix("net.").removesuffix(".half") for i in stored)
+    return {k: torch.tensor(numpy_helper.to_array(i).astype(np.float32)) for k, i in zip(names, stored, strict=True)}
 
 
 def load_toys():
     """The shipped network of the two-dimensional sets, as a Denoiser."""
-    net = restored(toy_net(), gzip.decompress((LIVE / "models" / "toys.onnx.gz").read_bytes()))
-    return Denoiser(net, CosineSchedule(None), "v").eval()
+    net = toy_net()
+    stored = stored_weights(gzip.decompress((LIVE / "models" / "toys.onnx.gz").read_bytes()))
+    net.load_state_dict({name: stored[name] for name in net.state_dict()})
+    return Denoiser(net, CosineSchedule(None), "v").eval().requires_grad_(False)
 
 
 def pack(content, path, iterations=15):

@@ -17,7 +17,7 @@ export default async function build(stage, options) {
   const chosen = { mode: "sketch", half: "left", strength: 0.7, label: -1, scale: 2, rounds: 3, seed: 3, ...options };
   const picture = new Float32Array(SIDE * SIDE).fill(-1);
   const kept = [];  // pictures before each stroke, for undo
-  let job = null, cursor = [14, 14], penDown = false;
+  let job = null, made = null, cursor = [14, 14], penDown = false;
 
   const mask = () => (chosen.mode === "sketch" ? null
     : Uint8Array.from(picture, (_, i) => (KNOWN[chosen.half](i % SIDE, Math.floor(i / SIDE)) ? 1 : 0)));
@@ -129,7 +129,7 @@ export default async function build(stage, options) {
       steps: chosen.mode === "sketch" ? Math.max(6, Math.round(24 * chosen.strength)) : 20, rounds: chosen.rounds };
     const mine = job = call("edit", asked, {
       onProgress: bar.show,
-      onState: ({ x, share }) => { bar.done(); result.show(x); result.setAttribute("aria-label", `the model at work, ${Math.round(100 * share)} per cent`); },
+      onState: ({ x, share }) => { bar.done(); result.show(made = x); result.setAttribute("aria-label", `the model at work, ${Math.round(100 * share)} per cent`); },
     });
     try {
       await mine;
@@ -182,5 +182,5 @@ export default async function build(stage, options) {
   kept.length = 0;
   sync();
   stage.addEventListener("shown", run);
-  stage.live = { chosen, picture, run };
+  stage.live = { chosen, picture, run, get result() { return made; } };
 }

@@ -8,9 +8,10 @@ import { SCHEDULES } from "./schedules.js";
 import { TOYS } from "./toys.js";
 
 const LIMIT = 3, GRID = 96, ARROWS = 19, TRAILS = 140, STEPS = [1, 2, 3, 5, 10, 20, 50, 100, 250];
-const DRAWN = "drawn", MOST = 400;  // means of a drawing
-const HEART = Array.from({ length: 80 }, (_, i) => 2 * Math.PI * i / 79)
+const DRAWN = "drawn", MOST = 400, SPACING = 0.05;  // of a drawing: its means, and how far apart they are
+const HEART = Array.from({ length: 200 }, (_, i) => 2 * Math.PI * i / 199)
   .map((a) => [0.12 * 16 * Math.sin(a) ** 3, 0.12 * (13 * Math.cos(a) - 5 * Math.cos(2 * a) - 2 * Math.cos(3 * a) - Math.cos(4 * a))]);
+const heart = () => HEART.reduce(extended, []);
 const arrowPoints = Float32Array.from({ length: 2 * ARROWS ** 2 }, (_, i) =>
   LIMIT * 0.94 * (2 * (i % 2 ? Math.floor((i >> 1) / ARROWS) : (i >> 1) % ARROWS) / (ARROWS - 1) - 1));
 
@@ -21,7 +22,7 @@ export default async function build(stage, options) {
     steps: options.steps ?? 50, which: options.which ?? "exact", part: options.part ?? null, scale: options.scale ?? 1,
     arrows: options.arrows ?? false, smooth: options.smooth ?? 0.12, seed: 1,
   };
-  const strokes = options.heart ? [HEART.map((p) => [...p])] : [];  // of the drawing: each a list of [x, y]
+  const strokes = options.heart ? [heart()] : [];  // of the drawing: each a list of [x, y]
   const panels = ["exact", "learned"].map((which) => new Panel(which, () => chosen));
   let runs = 0, pending = [];
 
@@ -111,7 +112,7 @@ export default async function build(stage, options) {
   const noise = button("New noise", () => { chosen.seed = anySeed(); run({ play: true }); });
   const undo = button("Undo", () => { strokes.pop(); drawn(); });
   const clear = button("Clear", () => { strokes.length = 0; drawn(); panels[0].canvas.focus({ preventScroll: true }); });
-  const example = button("A heart", () => { strokes.push(HEART.map((p) => [...p])); drawn(); });
+  const example = button("A heart", () => { strokes.push(heart()); drawn(); });
   const pad = make("div", { className: "live-row" }, example, undo, clear);
 
   function sync() {
@@ -155,6 +156,16 @@ export default async function build(stage, options) {
   sync();
   stage.addEventListener("shown", () => run());
   stage.live = { chosen, panels, time, run, strokes };  // for tests, and for the curious
+}
+
+/** A stroke with the way to one more place added, in even steps: a fast hand draws as densely as a slow one. */
+function extended(stroke, to) {
+  if (!stroke.length) return stroke.push(to), stroke;
+  for (;;) {
+    const from = stroke.at(-1), far = Math.hypot(to[0] - from[0], to[1] - from[1]);
+    if (far < SPACING) return stroke;
+    stroke.push(from.map((v, i) => v + SPACING * (to[i] - v) / far));
+  }
 }
 
 /** Calls after the last of several in a row. */
@@ -334,12 +345,7 @@ class Panel {
       const box = this.canvas.getBoundingClientRect();
       return [((event.clientX - box.left) / box.width * 2 - 1) * LIMIT, (1 - (event.clientY - box.top) / box.height * 2) * LIMIT];
     };
-    const add = (to) => {  // points along the way, evenly: a fast hand draws as densely as a slow one
-      const from = this.pen.at(-1);
-      if (!from) return this.pen.push(to);
-      const far = Math.hypot(to[0] - from[0], to[1] - from[1]), n = Math.floor(far / 0.05);
-      for (let i = 1; i <= n; i++) this.pen.push([from[0] + (to[0] - from[0]) * i / n, from[1] + (to[1] - from[1]) * i / n]);
-    };
+    const add = (to) => extended(this.pen, to);
     const finish = () => {
       if (this.pen?.length) strokes.push(this.pen);
       this.pen = null;
