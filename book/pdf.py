@@ -136,6 +136,7 @@ def main():
     with served(SITE) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         tab = browser.new_page(color_scheme="light")
+        tab.set_default_timeout(300_000)  # milliseconds: a chapter has hundreds of formulas
         readers = {}
         for i, (page, _, _) in enumerate(pages, 1):
             readers[page] = printed(tab, f"{address}/{page}.html")

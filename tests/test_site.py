@@ -156,6 +156,7 @@ def test_page_in_a_browser(chromium, address, name):
     """
     view = {"width": WIDTHS[0], "height": 900}
     context = chromium.new_context(color_scheme="light", viewport=view, reduced_motion="reduce")  # colours at rest
+    context.set_default_timeout(120_000)  # milliseconds: also where the processor is shared
     tab = context.new_page()
     errors, requests = [], []
     tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
