@@ -10,13 +10,16 @@ from pathlib import Path
 
 # what no page imports
 APART = ("authoring", "grading")
+# what a page may read besides: weights, measured numbers, the frame of an element
+READ = (".py", ".json", ".safetensors", ".html")
 
 
 def fingerprint(root):
     """Return one hash of everything besides its text that a page's outputs depend on."""
     package = root / "course_utils"
     files = [root / "requirements.txt"]
-    files += [path for path in sorted(package.rglob("*.py")) if path.relative_to(package).parts[0] not in APART]
+    found = (path for path in sorted(package.rglob("*")) if path.suffix in READ)
+    files += [path for path in found if path.relative_to(package).parts[0] not in APART]
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
