@@ -10,7 +10,7 @@ import shutil
 import sys
 import threading
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urldefrag
@@ -65,13 +65,20 @@ def order(toc):
                 yield from ((section, tree.caption, True) for section in below.files())
 
 
-def title_of(page):
-    return BeautifulSoup((SITE / f"{page}.html").read_text("utf-8"), "html.parser").h1.find(string=True).strip()
+@cache
+def titles_of(page):
+    """The title of a page and those of its sections."""
+    article = BeautifulSoup((SITE / f"{page}.html").read_text("utf-8"), "html.parser")
+    article = article.select_one("article") or article
+    for link in article.select("a.headerlink"):
+        link.decompose()
+    return article.h1.get_text().strip(), [heading.get_text().strip() for heading in article.find_all("h2")]
 
 
 def printed(tab, address):
     """A page of the website on paper, as a pypdf reader."""
     tab.goto(address, wait_until="load")
+    tab.add_style_tag(content="#jb-print-toc { display: none }")  # the file has its own contents
     tab.evaluate("window.MathJax?.startup?.promise")
     tab.evaluate("document.querySelectorAll('img[loading]').forEach(image => image.loading = 'eager')")
     tab.wait_for_function("[...document.images].every(image => image.complete)")
@@ -135,7 +142,7 @@ def main():
     out = ROOT / "_build" / "course.pdf"
     with served(SITE) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        tab = browser.new_page(color_scheme="light")
+        tab = browser.new_page(color_scheme="light", reduced_motion="reduce")  # films show the frame made for print
         tab.set_default_timeout(300_000)  # milliseconds: a chapter has hundreds of formulas
         readers = {}
         for i, (page, _, _) in enumerate(pages, 1):
@@ -148,7 +155,7 @@ def main():
                 if part != shown:
                     shown = part
                     yield "part", part, None
-                yield "lab" if is_section else "page", title_of(page), first[page] + 1
+                yield "lab" if is_section else "page", titles_of(page)[0], first[page] + 1
 
         first, at = {}, len(front(tab, address, config, list(entries(dict.fromkeys(readers, 0)))).pages)
         for page, reader in readers.items():
@@ -161,10 +168,10 @@ def main():
             if part and part not in parents:
                 parents[part] = writer.add_outline_item(title=part, page_number=first[page])
             above = parents["the chapter"] if is_section else parents.get(part)
-            mark = writer.add_outline_item(title=title_of(page), page_number=first[page], parent=above)
+            mark = writer.add_outline_item(title=titles_of(page)[0], page_number=first[page], parent=above)
             if not is_section:
                 parents["the chapter"] = mark
-            for heading, sheet in headings(readers[page]):
+            for heading, sheet in headings(readers[page], titles_of(page)[1]):
                 writer.add_outline_item(title=heading, page_number=first[page] + sheet, parent=mark)
         for sheet, number in zip(writer.pages[1:], numbers(tab, at).pages[1:], strict=True):
             sheet.merge_page(number)
@@ -177,11 +184,13 @@ def main():
     print(f"{out.relative_to(ROOT)}: {at} pages, {out.stat().st_size / 1e6:.1f} MB")
 
 
-def headings(reader):
-    """(title, sheet) of a printed page's second-level headings."""
+def headings(reader, titles):
+    """(title, sheet) of a printed page's sections: Chromium knows the sheets, but writes some titles twice."""
     outline = reader.outline
     inner = next((item for item in outline if isinstance(item, list)), [])
-    return [(item.title, reader.get_destination_page_number(item)) for item in inner if not isinstance(item, list)]
+    found = [item for item in inner if not isinstance(item, list)]
+    names = titles if len(titles) == len(found) else [item.title for item in found]
+    return [(name, reader.get_destination_page_number(item)) for name, item in zip(names, found, strict=True)]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pypdf import PdfReader
 
-ROOT_PAGE = """<html><head><title>t</title></head><body><h1>The start<a href="#x">#</a></h1>
+ROOT_PAGE = """<html><head><title>t</title></head><body><h1>The start<a class="headerlink" href="#x">#</a></h1>
 <p><a href="chapter.html">to the chapter</a> <a href="notebooks/apart.html">not in the file</a></p></body></html>"""
 SECTION = "<h2>Section {}</h2><p style='height: 700px'>words</p>"
 CHAPTER = f"<html><body><h1>A chapter</h1>{SECTION}{SECTION}</body></html>"
