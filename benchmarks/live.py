@@ -1,4 +1,4 @@
-"""How fast the site's live elements are in headless Chromium, how long they keep the page from answering, what they weigh.
+"""How fast the live elements are in headless Chromium, how long they keep the page from answering, what they weigh.
 
 The page is blocked where a task of its main thread takes more than 50 ms: browsers report those, and the longest that
 came while an element computed is printed. Each number is the median of several runs on this machine, as it is now.

@@ -153,7 +153,7 @@ export default async function build(stage, options) {
   const later = (then) => { let timer; return (v) => { clearTimeout(timer); timer = setTimeout(then, 200, v); }; };
   const mode = pills("It is", [["sketch", "a sketch"], ["half", "half a digit"]], chosen.mode, change("mode"));
   const half = choice("Known", Object.entries(HALVES), chosen.half, change("half"));
-  const strength = slider("Strength", { min: 0.2, max: 1, step: 0.05, value: chosen.strength, words: (v) => `t* = ${v.toFixed(2)}` }, later(change("strength")));
+  const strength = slider("Strength t*", { min: 0.2, max: 1, step: 0.05, value: chosen.strength, words: (v) => v.toFixed(2) }, later(change("strength")));
   const rounds = slider("Rounds", { min: 1, max: 6, step: 1, value: chosen.rounds }, later(change("rounds")));
   const label = choice("Class", [["-1", "any digit"], ...Array.from({ length: 10 }, (_, c) => [String(c), String(c)])], String(chosen.label), (v) => change("label")(+v));
   const scale = slider("Guidance", { min: 0, max: 8, step: 0.5, value: chosen.scale, words: (w) => `w = ${w}` }, later(change("scale")));
