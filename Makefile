@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # runs beside it (measured on two busy cores: 95 ms a step against 9).
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help book serve test check check-site notebooks grade demo-class lab bench system format clean
+.PHONY: help book serve pdf test check check-site notebooks live grade demo-class lab bench system format clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -26,12 +26,16 @@ book: $(ENV)  ## build the website, every page executed, into _build/html
 	@jupyter-book build . --toc book/_toc.yml -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
 	@pytest -q -m "site and not browser" tests/test_site*.py
 
-serve: $(ENV)  ## show the website on localhost (PORT=8000)
+serve: $(ENV)  ## show the website on localhost (PORT=8000); a page that you save is built anew
 	@test -f _build/html/index.html || { echo "There is no website yet: run 'make book' first."; exit 1; }
 	@python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null \
 		|| { echo "Port $(PORT) is taken: try 'make serve PORT=8001'."; exit 1; }
 	@echo "The website is at http://127.0.0.1:$(PORT) (stop it with Ctrl-C)."
-	@python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html 2>/dev/null || true
+	@python book/serve.py --port $(PORT) 2>/dev/null || true
+
+pdf: $(ENV)  ## print the built website into one file, _build/course.pdf
+	@test -f _build/html/index.html || { echo "There is no website yet: run 'make book' first."; exit 1; }
+	@python book/pdf.py
 
 test: $(ENV) system  ## run the tests
 	@pytest -m "not site" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -47,6 +51,9 @@ check-site: $(ENV)  ## look at the built website: links, pictures, and every pag
 
 notebooks: $(ENV)  ## write notebooks/ anew from solutions/ and book/
 	@python -m course_utils.authoring
+
+live: $(ENV)  ## write what the site's live elements load anew: networks and stills (WHAT=toys trains, WHAT=runtime fetches)
+	@python -m course_utils.authoring.live $(WHAT)
 
 grade: $(ENV)  ## grade submitted/ into the gradebook, feedback/ and grades.csv (COURSE=folder OPTIONS=--force)
 	@python -m course_utils.grading --course "$(COURSE)" $(OPTIONS)

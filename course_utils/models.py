@@ -231,7 +231,7 @@ def zero(layer):
 
 def check_context(net, x, t, y):
     """y as int64 (B,), or None for a network without classes; raises ValueError for wrong times or labels."""
-    n = len(x)
+    n = x.shape[0]  # not len(x), which a traced graph would take for a constant
     if not torch.is_tensor(t) or t.shape not in ((1,), (n,)):
         given = f"has shape {tuple(t.shape)}" if torch.is_tensor(t) else f"is {t!r}"
         raise ValueError(f"t {given}; this network takes a time for each of the {n} samples: ({n},)")
@@ -245,7 +245,8 @@ def check_context(net, x, t, y):
         given = f"are {y.dtype} {tuple(y.shape)}" if torch.is_tensor(y) else f"are {y!r}"
         raise ValueError(f"labels {given}; this network takes whole numbers, one for each of the {n} samples: ({n},)")
     y = y.long()
-    # On a GPU the question would make the program wait for the answer at every call.
-    if y.device.type == "cpu" and not ((y >= -1) & (y < net.n_classes)).all():
+    # On a GPU the question would make the program wait for the answer at every call; a traced graph cannot ask.
+    asked = y.device.type == "cpu" and not torch.compiler.is_compiling()
+    if asked and not ((y >= -1) & (y < net.n_classes)).all():
         raise ValueError(f"labels run from -1 (the null class) to {net.n_classes - 1}, not {y.min()} to {y.max()}")
     return y

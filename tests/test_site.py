@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlparse
 
+import axe_playwright_python
 import pytest
 from bs4 import BeautifulSoup
 from sphinx_external_toc.parsing import parse_toc_yaml
@@ -46,6 +47,11 @@ def test_pictures_have_words(page):
     # where a cell's picture has no text of its own, Sphinx writes the file's name
     silent = [picture for picture, text in words.items() if not text or re.search(r"\.(png|svg|jpg|webp)$", text)]
     assert not silent, f"give each picture a text that says what it shows: {silent}"
+
+
+def test_pictures_load_when_they_come_near(page):
+    for image in parsed(page).select("article img"):
+        assert image.get("loading") == "lazy" and len(image["src"]) < 10_000, f"{image['src'][:80]} holds up the page"
 
 
 def test_nothing_comes_from_elsewhere(page):
@@ -100,33 +106,91 @@ def test_page_describes_itself(page):
 # In a browser
 
 
+@functools.cache
+def axe_core():
+    """axe-core as one script, which looks for what keeps readers out (WCAG 2.1 A and AA, and best practices)."""
+    return (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8")
+
+
+# Contrast is slow to look at (nine tenths of axe-core's time go to the words of code cells), and depends on the look of
+# a text alone: one text of each look is marked for it.
+MARK_LOOKS = """() => {
+  const looks = new Set(), clear = "rgba(0, 0, 0, 0)";
+  for (const part of document.querySelectorAll("body *")) {
+    part.removeAttribute("data-look");
+    if (part.closest(".math") || ![...part.childNodes].some(node => node.nodeType == 3 && node.data.trim())) continue;
+    const style = getComputedStyle(part);
+    let behind = part;
+    while (behind.parentElement && getComputedStyle(behind).backgroundColor == clear) behind = behind.parentElement;
+    const look = [style.color, getComputedStyle(behind).backgroundColor, style.fontSize, style.fontWeight].join();
+    if (part.checkVisibility({ visibilityProperty: true }) && !looks.has(look)) part.setAttribute("data-look", "");
+    looks.add(look);
+  }
+}"""
+
+
+def barriers(tab, context, **options):
+    """What axe-core finds in a part of the page as it is now, a line each."""
+    options = options | {"resultTypes": ["violations"], "preload": False}  # it would load the styles once more
+    found = tab.evaluate("([context, options]) => axe.run(context, options)", [context, options])
+    return [
+        f"{rule['id']} ({rule['help']}): {node['target']} {node['html'][:120]}"
+        for rule in found["violations"]
+        for node in rule["nodes"][:3]
+    ]
+
+
+def faint_texts(tab):
+    """Texts, one of each look, that stand out too little from what is behind them."""
+    tab.evaluate(MARK_LOOKS)
+    return barriers(tab, {"include": ["[data-look]"]}, runOnly=["color-contrast"])
+
+
 @pytest.mark.browser
-@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
-def test_page_in_a_browser(chromium, address, name, theme):
-    """It loads without an error or a request elsewhere, shows its formulas, and fits a laptop and a phone."""
-    context = chromium.new_context(color_scheme=theme, viewport={"width": WIDTHS[0], "height": 900})
+def test_page_in_a_browser(chromium, address, name):
+    """It loads without an error or a request elsewhere, shows its formulas, fits laptop and phone, shuts nobody out.
+
+    One visit sees both themes: a page follows the system's while it is open. Only colours differ between them, so the
+    second one is looked at for contrast alone. Formulas are one program's work, and looked at on one page.
+    """
+    view = {"width": WIDTHS[0], "height": 900}
+    context = chromium.new_context(color_scheme="light", viewport=view, reduced_motion="reduce")  # colours at rest
+    context.set_default_timeout(120_000)  # milliseconds: also where the processor is shared
     tab = context.new_page()
     errors, requests = [], []
     tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.on("response", lambda response: errors.append(response.url) if response.status >= 400 else None)
     tab.on("request", lambda request: requests.append(request.url))
+    formulas = ["#nothing"] if name == "book/notation" else [".math"]
     try:
         tab.goto(urljoin(address, f"{name}.html"), wait_until="load")
-        assert tab.evaluate("document.documentElement.dataset.theme") == theme
+        assert tab.evaluate("document.documentElement.dataset.theme") == "light"
 
         if parsed(SITE / f"{name}.html").select(".math"):
             tab.wait_for_function("window.MathJax?.startup?.promise")
             tab.evaluate("MathJax.startup.promise")
-            formulas = tab.locator(".math").count()
-            assert tab.locator(".math:has(mjx-container)").count() == formulas
+            shown = tab.locator(".math").count()
+            assert tab.locator(".math:has(mjx-container)").count() == shown
+            assert tab.locator(".math:has(mjx-assistive-mml math)").count() == shown, "a screen reader can't read them"
             assert tab.locator("mjx-merror").count() == 0, "a formula has an error"
 
         for width in WIDTHS:
             tab.set_viewport_size({"width": width, "height": 900})
             too_wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert too_wide <= 0, f"at {width} pixels the page is {too_wide} pixels too wide"
+
+        tab.evaluate(axe_core())
+        rules = {"color-contrast": {"enabled": False}}
+        found = barriers(tab, {"exclude": formulas}, rules=rules)  # on the phone, where tables and code scroll
+        found += faint_texts(tab)
+        tab.emulate_media(color_scheme="dark")
+        tab.wait_for_function("document.documentElement.dataset.theme == 'dark'")
+        found += [f"in the dark: {line}" for line in faint_texts(tab)]
+        tab.set_viewport_size({"width": WIDTHS[0], "height": 900})
+        found += barriers(tab, {"include": [".bd-sidebar-primary"]}, rules=rules)  # not on the phone
+        assert not found, "\n".join(found)
     finally:
         context.close()
     elsewhere = [url for url in requests if not url.startswith((address, "data:", "blob:"))]

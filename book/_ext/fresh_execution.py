@@ -4,18 +4,22 @@ The execution cache compares a page's own cells only: without this, a changed co
 """
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
 # what no page imports
 APART = ("authoring", "grading")
+# what a page may read besides: weights, measured numbers, the frame of an element
+READ = (".py", ".json", ".safetensors", ".html")
 
 
 def fingerprint(root):
     """Return one hash of everything besides its text that a page's outputs depend on."""
     package = root / "course_utils"
     files = [root / "requirements.txt"]
-    files += [path for path in sorted(package.rglob("*.py")) if path.relative_to(package).parts[0] not in APART]
+    found = (path for path in sorted(package.rglob("*")) if path.suffix in READ)
+    files += [path for path in found if path.relative_to(package).parts[0] not in APART]
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
@@ -24,6 +28,8 @@ def fingerprint(root):
 
 def drop_stale_outputs(app, env, added, changed, removed):
     """Empty the cache and name every page as outdated where the fingerprint is not the last complete build's."""
+    if os.environ.get("COURSE_KEEP_OUTPUTS"):  # `make serve`: an author who waits for a text
+        return []
     now = fingerprint(Path(app.srcdir))
     if getattr(env, "course_fingerprint", None) == now:
         return []

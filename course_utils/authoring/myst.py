@@ -230,6 +230,16 @@ class Converter:
         picture = f"![{alt}]({self._link(directive.argument, line)})"
         return f"{picture}\n\n{self._content(directive)}".strip()
 
+    def _live(self, directive, line):
+        """An element that lives on the website: its picture, its words and the way there."""
+        name, options = directive.argument, directive.options
+        if missing := [key for key in ("title", "alt") if not options.get(key)]:
+            raise self.error(line, f"the live element {name} lacks :{missing[0]}:")
+        picture = f"{self.book.address.website}_images/{options.get('still', name)}.webp"
+        there = self.book.address.page(self.page.name, options.get("name", f"live-{name.replace('_', '-')}"))
+        link = f"[Try it on the website: it runs in your browser.]({there})"
+        return f"**{options['title']}**\n\n![{options['alt']}]({picture})\n\n{self._content(directive)}\n\n{link}"
+
     def _table(self, directive, line):
         return f"*{self._title(directive, line)}*\n\n{self._content(directive)}"
 
@@ -407,6 +417,7 @@ RENDER = {
     **dict.fromkeys("glue glue:any glue:figure".split(), Converter._glued),
     "exercise": Converter._statement,
     "tab-item": Converter._tab,
+    "live": Converter._live,
     "table": Converter._table,
     "math": Converter._displayed,
     "raw": Converter._raw,
