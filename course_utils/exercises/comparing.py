@@ -59,7 +59,7 @@ def form_difference(name, expected, got, values_only=False):
     if got.dtype != expected.dtype and (not values_only or got.is_complex() != expected.is_complex()):
         return Difference(f"{name} is {short(got.dtype)}; it should be {short(expected.dtype)}")
     if not values_only and got.requires_grad and not expected.requires_grad:
-        return Difference(f"{name} still carries the graph of its gradient: compute it under torch.no_grad()")
+        return Difference(f"{name} still carries the graph of its gradient: return it detached, .detach()")
     return None
 
 
