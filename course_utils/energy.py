@@ -126,25 +126,25 @@ class EnergyNet(nn.Module):
 class ConvEnergy(nn.Module):
     """|x|^2 / (2 base_std^2) + f(x), f a small convolutional network: pictures (B, channels, size, size) -> (B,).
 
-    Three convolutions of width, 2 and 4 times width, each at half the resolution of the one before. No norm: it would
-    hide from the energy how strong a picture is. Raises ValueError for sizes below 1 and for other pictures.
+    2 x 2 pixels are folded into the channels of one position; then come convolutions of width, 1.5 and 2 times width,
+    the last two at half the resolution of the one before. No norm: it would hide from the energy how strong a picture
+    is. Where pictures carry noise of standard deviation base_std, -base_std^2 grad f is the clean picture (Tweedie).
+    Raises ValueError for sizes below 1, an odd size, and other pictures.
     """
 
-    def __init__(self, channels=1, size=28, width=16, base_std=1.0):
+    def __init__(self, channels=1, size=28, width=24, base_std=0.5):
         super().__init__()
-        if min(channels, size, width) < 1 or not base_std > 0:
+        if min(channels, size, width) < 1 or size % 2 or not base_std > 0:
             raise ValueError(
-                f"channels = {channels}, size = {size}, width = {width}: each is at least 1; base_std is above 0"
+                f"channels = {channels}, size = {size}, width = {width}: each is at least 1, size is even; base_std is "
+                "above 0"
             )
         self.shape, self.base_std = (channels, size, size), base_std
-        layers, c, side = [], channels, size
-        for level in range(3):
-            layers += [
-                nn.Conv2d(c, width * 2**level, 5 if level == 0 else 3, stride=2, padding=2 - (level > 0)),
-                nn.SiLU(),
-            ]
-            c, side = width * 2**level, (side + 1) // 2
-        self.f = nn.Sequential(*layers, nn.Flatten(), nn.Linear(c * side**2, c), nn.SiLU(), nn.Linear(c, 1))
+        layers, c, side = [nn.PixelUnshuffle(2)], 4 * channels, size // 2
+        for stride, wider in ((1, width), (2, 3 * width // 2), (2, 2 * width)):
+            layers += [nn.Conv2d(c, wider, 3, stride, padding=1), nn.SiLU()]
+            c, side = wider, (side + stride - 1) // stride
+        self.f = nn.Sequential(*layers, nn.Flatten(), nn.Linear(c * side**2, 2 * c), nn.SiLU(), nn.Linear(2 * c, 1))
 
     def forward(self, x):
         if x.shape[1:] != self.shape:
