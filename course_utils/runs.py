@@ -138,7 +138,7 @@ class Energy(Task):
     """
 
     forwards = 6 + (2 * 5 + 3) // 2 + 3  # the score and its gradient; the walk of half as many chains; both energies
-    step, n_steps, n_chains, restart, denoising = 0.08, 5, 64, 0.01, 0.1
+    step, n_steps, n_chains, restart, denoising = 0.08, 5, 64, 0.01, 0.5
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
@@ -146,6 +146,7 @@ class Energy(Task):
             raise ValueError("an energy is trained by one process, in which its chains live: start it without torchrun")
         self.sigma = self.model.base_std
         self.widened = self.sigma / math.sqrt(1 - self.step / (2 * self.sigma**2))
+        self.model.set_base(data.to_float(self.train[0]))
         flat = data.to_float(self.train[0]).flatten(1)
         self.mean, covariance = flat.mean(0), flat.T.cov() + self.sigma**2 * torch.eye(flat.shape[1]).to(flat)
         self.root = torch.linalg.cholesky(covariance)
