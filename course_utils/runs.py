@@ -138,7 +138,7 @@ class Energy(Task):
     """
 
     forwards = 6 + (2 * 5 + 3) // 2 + 3  # the score and its gradient; the walk of half as many chains; both energies
-    step, n_steps, n_chains, restart, denoising = 0.08, 5, 64, 0.01, 0.5
+    step, n_steps, n_chains, restart, denoising = 0.08, 5, 64, 0.01, 3.0
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
