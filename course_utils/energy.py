@@ -124,29 +124,52 @@ class EnergyNet(nn.Module):
 
 
 class ConvEnergy(nn.Module):
-    """|x|^2 / (2 base_std^2) + f(x), f a small convolutional network: pictures (B, channels, size, size) -> (B,).
+    """A Gaussian's energy + f(x), f a small convolutional network: pictures (B, channels, size, size) -> (B,).
 
-    Three convolutions of width, 2 and 4 times width, each at half the resolution of the one before. No norm: it would
-    hide from the energy how strong a picture is. Raises ValueError for sizes below 1 and for other pictures.
+    The Gaussian is N(0, base_std^2 I), or after `set_base` that of given pictures with noise of base_std on them, the
+    `directions` in which they vary most and noise alone in all others; f has to add what no Gaussian knows. In f 2 x 2
+    pixels are folded into the channels of one position; then come convolutions of width, 1.5 and 2 times width, the
+    last two at half the resolution of the one before. No norm: it would hide how strong a picture is.
+    Raises ValueError for sizes below 1 (directions: 0), an odd size, and other pictures.
     """
 
-    def __init__(self, channels=1, size=28, width=16, base_std=1.0):
+    def __init__(self, channels=1, size=28, width=24, base_std=0.5, directions=0):
         super().__init__()
-        if min(channels, size, width) < 1 or not base_std > 0:
+        if min(channels, size, width, directions + 1) < 1 or size % 2 or not base_std > 0:
             raise ValueError(
-                f"channels = {channels}, size = {size}, width = {width}: each is at least 1; base_std is above 0"
+                f"channels = {channels}, size = {size}, width = {width}: each is at least 1, size is even; base_std is "
+                f"above 0 and directions = {directions} at least 0"
             )
         self.shape, self.base_std = (channels, size, size), base_std
-        layers, c, side = [], channels, size
-        for level in range(3):
-            layers += [
-                nn.Conv2d(c, width * 2**level, 5 if level == 0 else 3, stride=2, padding=2 - (level > 0)),
-                nn.SiLU(),
-            ]
-            c, side = width * 2**level, (side + 1) // 2
-        self.f = nn.Sequential(*layers, nn.Flatten(), nn.Linear(c * side**2, c), nn.SiLU(), nn.Linear(c, 1))
+        self.register_buffer("centre", torch.zeros(channels * size**2))
+        self.register_buffer("explained", torch.zeros(channels * size**2, directions))
+        layers, c, side = [nn.PixelUnshuffle(2)], 4 * channels, size // 2
+        for stride, wider in ((1, width), (2, 3 * width // 2), (2, 2 * width)):
+            layers += [nn.Conv2d(c, wider, 3, stride, padding=1), nn.SiLU()]
+            c, side = wider, (side + stride - 1) // stride
+        self.f = nn.Sequential(*layers, nn.Flatten(), nn.Linear(c * side**2, 2 * c), nn.SiLU(), nn.Linear(2 * c, 1))
+
+    @torch.no_grad()
+    def set_base(self, pictures):
+        """Give the Gaussian the moments of pictures (N, channels, size, size); f begins at 0, so that it is the model.
+
+        With u a direction of variance v, the precision is (1 - v / (v + base_std^2)) / base_std^2 along u.
+        """
+        x = pictures.flatten(1).double()
+        variance, u = torch.linalg.eigh(x.T.cov())
+        k = self.explained.shape[1]
+        variance, u = variance[len(variance) - k :].clamp(min=0), u[:, len(variance) - k :]
+        self.centre.copy_(x.mean(0))
+        self.explained.copy_(u * (variance / (variance + self.base_std**2)).sqrt())
+        for parameter in self.f[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def base(self, x):
+        """The Gaussian's energy alone: (B,)."""
+        y = x.flatten(1) - self.centre
+        return (y.square().sum(1) - (y @ self.explained).square().sum(1)) / (2 * self.base_std**2)
 
     def forward(self, x):
         if x.shape[1:] != self.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; this energy takes pictures (B, {str(self.shape)[1:]}")
-        return x.square().flatten(1).sum(1) / (2 * self.base_std**2) + self.f(x).squeeze(1)
+        return self.base(x) + self.f(x).squeeze(1)

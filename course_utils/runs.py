@@ -22,6 +22,9 @@ from tqdm.auto import tqdm
 from course_utils import data
 from course_utils.classifier import augment, classifier_loss
 from course_utils.denoiser import Denoiser, diffusion_loss
+from course_utils.energy import score_of
+from course_utils.langevin import langevin
+from course_utils.losses import contrastive_divergence, denoising_score_matching
 from course_utils.metrics import classifier_accuracy
 from course_utils.schedules import T_MIN
 from course_utils.training import drop_labels, ema_model
@@ -30,9 +33,16 @@ LABEL_DROPOUT = 0.2
 
 
 class Task:
-    """A model and the pictures it learns from: uint8 (N, C, H, W) on the training device, labels (N,)."""
+    """A model and the pictures it learns from: uint8 (N, C, H, W) on the training device, labels (N,).
+
+    `memory` holds tensors that a step hands to the next, besides the weights; the checkpoint keeps them. A step costs
+    about as much as `forwards` passes through the network.
+    """
+
+    forwards = 3  # backward costs two
 
     def __init__(self, model, train, test, flip, seed):
+        self.memory = {}
         self.model, self.train, self.test, self.flip, self.seed = model, train, test, flip, seed
 
 
@@ -117,6 +127,72 @@ class Classification(Task):
         return {"accuracy": classifier_accuracy(model, data.to_float(images), labels)}
 
 
+class Energy(Task):
+    """An energy of pictures with noise of size model.base_std, the sum of two losses with the same minimum.
+
+    Denoising score matching (Vincent 2011) shapes the energy around the data. It cannot see what lies between them,
+    nor how much belongs where; so chains that go on (Tieleman 2008) walk on the energy, a few of them anew from a
+    Gaussian with the data's moments, and contrastive divergence raises it where they gather. Their step widens them by
+    a known amount (chapter 1, `langevin-bias`): they are compared with data of that much more noise.
+    Raises ValueError in one of several processes: the chains live in one.
+    """
+
+    forwards = 6 + (2 * 5 + 3) // 2 + 3  # the score and its gradient; the walk of half as many chains; both energies
+    step, n_steps, n_chains, restart, denoising = 0.08, 5, 64, 0.01, 3.0
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        if in_group():
+            raise ValueError("an energy is trained by one process, in which its chains live: start it without torchrun")
+        self.sigma = self.model.base_std
+        self.widened = self.sigma / math.sqrt(1 - self.step / (2 * self.sigma**2))
+        self.model.set_base(data.to_float(self.train[0]))
+        flat = data.to_float(self.train[0]).flatten(1)
+        self.mean, covariance = flat.mean(0), flat.T.cov() + self.sigma**2 * torch.eye(flat.shape[1]).to(flat)
+        self.root = torch.linalg.cholesky(covariance)
+        self.memory["chains"] = self.fresh(self.n_chains, seeded(flat.device, self.seed, -1))
+
+    def fresh(self, n, generator):
+        """n draws of the Gaussian with the moments of the noisy pictures."""
+        z = torch.randn(n, len(self.mean), generator=generator, device=self.mean.device)
+        return (self.mean + z @ self.root.T).reshape(n, *self.train[0].shape[1:])
+
+    def batch(self, step, index):
+        """x0 and its noise, the places of the chains that walk in this step, and where they start."""
+        self.generator = seeded(self.mean.device, self.seed, step)
+        x0 = augment(data.to_float(self.train[0][index]), shift=1, generator=self.generator)
+        noise = torch.randn(x0.shape, generator=self.generator, device=x0.device)
+        chains = self.memory["chains"]
+        where = torch.randperm(len(chains), generator=self.generator, device=x0.device)[: max(1, len(x0) // 2)]
+        anew = torch.rand(len(where), generator=self.generator, device=x0.device) < self.restart
+        fresh = self.fresh(len(where), self.generator)
+        return x0, noise, where, torch.where(anew.reshape(-1, 1, 1, 1), fresh, chains[where])
+
+    def loss(self, net, x0, noise, where, start):
+        score = score_of(net)
+        *_, x_model = langevin(score, start, self.step, self.n_steps, generator=self.generator)
+        self.memory["chains"][where] = x_model
+        denoising = denoising_score_matching(score, x0, self.sigma, noise, weighted=True)
+        return self.denoising * denoising + contrastive_divergence(net, x0 + self.widened * noise, x_model)
+
+    @property
+    def net(self):
+        return self.model
+
+    def example(self):
+        return (data.to_float(self.train[0][:1]),)
+
+    @torch.no_grad()
+    def validate(self, model):
+        """The denoising loss on the test pictures, with the same noise each time."""
+        images, total = self.test[0], 0.0
+        for i, index in enumerate(torch.arange(len(images)).split(500)):
+            x0 = data.to_float(images[index])
+            noise = torch.randn(x0.shape, generator=seeded(x0.device, 1, i), device=x0.device)
+            total += denoising_score_matching(score_of(model), x0, self.sigma, noise, weighted=True) * len(index)
+        return {"validation": float(total) / len(images)}
+
+
 class Run:
     """A training run: what it learns, how far it has come, and its folder.
 
@@ -156,7 +232,7 @@ class Run:
         state = dict(
             model=self.task.model.state_dict(), average=self.average.state_dict(), seconds=self.seconds,
             optimizer=self.optimizer.state_dict(), step=self.step, history=self.history, settings=self.settings,
-            epoch_loss=self.epoch_loss,
+            epoch_loss=self.epoch_loss, memory=self.task.memory,
         )  # fmt: skip
         part = self.checkpoint.with_suffix(".part")
         try:
@@ -188,6 +264,7 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.history, self.seconds = state["step"], state["history"], state["seconds"]
             self.epoch_loss = state["epoch_loss"]
+            self.task.memory |= state.get("memory", {})
         except (RuntimeError, ValueError, KeyError) as error:
             raise self._unreadable(error) from None
 
@@ -212,7 +289,7 @@ class Run:
         task, model = self.task, self.task.model
         net = torch.compile(task.net) if self.compiled else task.net
         net = DistributedDataParallel(net) if in_group() else net
-        flop = 3 * forward_flop(task.net, *task.example())  # backward costs two forwards
+        flop = task.forwards * forward_flop(task.net, *task.example())
         writer = log_writer(self.out, self.step) if self.rank == 0 else None
         bar = tqdm(total=self.steps, initial=self.step, unit="step", disable=self.rank > 0, mininterval=1.0)
         saved = started = time.monotonic()

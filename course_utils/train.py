@@ -5,6 +5,7 @@ the averaged weights in half precision (<name>.safetensors). The same command go
 
     python -m course_utils.train shapes                            # minutes on a laptop, no network
     python -m course_utils.train mnist --data FOLDER               # with the IDX files in FOLDER
+    python -m course_utils.train mnist_energy --data embedded      # chapter 1's energy, on the 4,500 embedded digits
     torchrun --nproc-per-node 2 -m course_utils.train cifar10      # on two devices
     python -m course_utils.train cifar10 --init shipped            # a new run that starts from the weights that ship
 """
@@ -19,7 +20,8 @@ from torch import distributed
 
 from course_utils import data
 from course_utils.denoiser import Denoiser
-from course_utils.runs import Classification, Diffusion, Run, in_group
+from course_utils.energy import ConvEnergy
+from course_utils.runs import Classification, Diffusion, Energy, Run, in_group
 from course_utils.schedules import CosineSchedule
 from course_utils.training import PRETRAINED, WEIGHTS, load, save
 
@@ -28,6 +30,7 @@ DEFAULTS = {
     "mnist": dict(epochs=8, batch_size=128, lr=2e-3, ema_decay=0.999),
     "shapes": dict(epochs=8, batch_size=32, lr=2e-3, ema_decay=0.999),
     "cifar10": dict(epochs=13, batch_size=64, lr=1e-3, ema_decay=0.9995),  # a fifth of what the baseline took
+    "mnist_energy": dict(epochs=4, batch_size=32, lr=3e-3, ema_decay=0.995),
     "mnist_classifier": dict(epochs=6, batch_size=128, lr=2e-3, ema_decay=0.99),
     "shapes_classifier": dict(epochs=4, batch_size=128, lr=2e-3, ema_decay=0.99),
     "cifar10_classifier": dict(epochs=5, batch_size=256, lr=2e-3, ema_decay=0.995),
@@ -48,13 +51,14 @@ def start(
 ):  # fmt: skip
     """The run `name` in the folder `out`, as far as it has come there; a new one begins with the weights `init`."""
     torch.manual_seed(seed)
-    dataset = name.removesuffix("_classifier")
+    dataset = name.split("_")[0]
     model = PRETRAINED[name]() if model is None else model
     if init is not None:
         load(model, init)
     train, test = load_data(dataset, source, device)
     model = model.to(device, memory_format=torch.channels_last)
-    task = (Diffusion if isinstance(model, Denoiser) else Classification)(model, train, test, FLIP[dataset], seed)
+    kind = {Denoiser: Diffusion, ConvEnergy: Energy}.get(type(model), Classification)
+    task = kind(model, train, test, FLIP[dataset], seed)
     run = Run(task, out, epochs, batch_size, lr, ema_decay, **options)
     run.out.mkdir(parents=True, exist_ok=True)
     run.resume()
@@ -90,6 +94,8 @@ def parse(arguments):
         parser.error("--ema-decay must be below 1: an average that keeps all of itself learns nothing")
     if chosen.data and chosen.name.startswith("shapes"):
         parser.error("--data goes with mnist and cifar10: the course draws the shapes itself")
+    if chosen.compile and chosen.name.endswith("_energy"):
+        parser.error("--compile: an energy's loss differentiates it twice, which compiled code cannot")
     if chosen.baseline and chosen.name != "cifar10":
         parser.error("--baseline goes with cifar10")
     if chosen.data is None and not chosen.name.startswith("shapes"):

@@ -9,6 +9,7 @@ from tqdm.auto import trange
 
 from course_utils.classifier import SmallClassifier
 from course_utils.denoiser import Denoiser
+from course_utils.energy import ConvEnergy
 from course_utils.models import FourierFeatures, UNet
 from course_utils.schedules import CosineSchedule
 
@@ -173,6 +174,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 PRETRAINED = {
     "mnist": lambda: _pictures(UNet(1, width=48, n_classes=10, patch=2)),
     "mnist_classifier": lambda: SmallClassifier(1, width=24),
+    "mnist_energy": lambda: ConvEnergy(1, 28, width=24, base_std=0.5, directions=100),
     "shapes": lambda: _pictures(UNet(3, width=32, multipliers=(1, 2, 2), n_classes=10, patch=2)),
     "shapes_classifier": lambda: SmallClassifier(3, width=16),
     "cifar10": lambda: _pictures(

@@ -166,6 +166,19 @@ def test_a_network_without_f_is_its_base():
         torch.testing.assert_close(net(x), x.square().flatten(1).sum(1) / 4.5)
 
 
+def test_the_base_is_the_gaussian_of_the_noisy_pictures():
+    """With all directions it is exact: differences of energies are those of log densities."""
+    pictures, x = normal(50, 1, 4, 4), normal(6, 1, 4, 4)
+    net = ConvEnergy(1, 4, 2, base_std=0.7, directions=16).double()
+    net.set_base(pictures)
+    covariance = pictures.flatten(1).T.cov() + 0.7**2 * torch.eye(16, dtype=torch.float64)
+    exact = -torch.distributions.MultivariateNormal(pictures.flatten(1).mean(0), covariance).log_prob(x.flatten(1))
+    torch.testing.assert_close(net(x) - net(x[:1]), exact - exact[0])
+    few = ConvEnergy(1, 4, 2, base_std=0.7, directions=3).double()
+    few.set_base(pictures)
+    assert (few(x) > net(x)).all()  # where it knows no variance, pictures are noise alone
+
+
 @pytest.mark.parametrize(("net", "shape"), [(EnergyNet(3, 16), (6, 3)), (ConvEnergy(1, 28, 4), (6, 1, 28, 28))])
 def test_a_network_judges_every_sample_by_itself(net, shape):
     x = normal(*shape).float()

@@ -398,6 +398,23 @@ def test_an_answer_that_changes_its_inputs_is_refused(exercise):
     assert "in place: work on a copy" in exercise.grade(careless).reason
 
 
+def test_marking_an_input_for_autograd_is_a_change_of_it():
+    exercise = EXERCISES["energy.score"]
+    reason = exercise.grade(student(exercise, exercise.misconceptions["input_marked"])).reason
+    assert "marks its input x for autograd: work on x.detach().requires_grad_()" in reason
+
+
+def test_a_step_in_float32_is_named():
+    """And not shown as 2.7923 instead of 2.7923."""
+
+    def in_float32(energy, x, grid, cell):
+        log_p = -energy(x).float() - (-energy(grid)).logsumexp(0).float() - math.log(cell)
+        return log_p.to(x.dtype)
+
+    message = EXERCISES["energy.log_density"].grade(in_float32).message
+    assert "right to six digits only" in message and "float32" in message and "instead of" not in message
+
+
 @each_exercise
 def test_other_things_are_not_an_answer(exercise):
     assert "it should be a function, but it is an int" in exercise.grade(3).reason

@@ -13,7 +13,7 @@ SHIPPED = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
 def test_the_weights_belong_to_models():
-    assert set(SHIPPED) == set(PRETRAINED)
+    assert set(SHIPPED) == set(PRETRAINED) - {"mnist_energy"}  # may be trained, but no page uses it yet
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -25,7 +25,7 @@ def test_a_shipped_model_is_ready_to_use(name):
 
 def test_what_ships_is_small():
     sizes = {name: (WEIGHTS / f"{name}.safetensors").stat().st_size for name in SHIPPED}
-    digits = sizes["mnist"] + sizes["mnist_classifier"]
+    digits = sum(size for name, size in sizes.items() if name.startswith("mnist"))
     assert digits <= 4e6 and sum(sizes.values()) - digits <= 20e6
 
 

@@ -18,6 +18,7 @@ from course_utils.baseline import BaselineUNet
 from course_utils.classifier import SmallClassifier
 from course_utils.data import load_mnist
 from course_utils.denoiser import Denoiser
+from course_utils.energy import ConvEnergy
 from course_utils.metrics import classifier_accuracy
 from course_utils.models import Attention, UNet
 from course_utils.schedules import T_MIN, CosineSchedule
@@ -391,6 +392,40 @@ def test_a_classifier_learns_to_read(digits, tmp_path):
     x = images / 127.5 - 1
     assert classifier_accuracy(run.average.module, x, labels) > 0.8
     assert 0 <= run.history[-1]["accuracy"] <= 1
+
+
+def energy_run(digits, out, epochs=2, width=4, lr=4e-3):
+    torch.manual_seed(0)
+    model = ConvEnergy(1, 28, width)
+    return train.start("mnist_energy", out, str(digits), torch.device("cpu"), model, epochs, 16, lr, 0.9)
+
+
+def test_an_energy_goes_on_with_its_chains(digits, tmp_path):
+    straight, broken = energy_run(digits, tmp_path / "straight"), energy_run(digits, tmp_path / "broken")
+    first = straight.task.memory["chains"].clone()
+    straight.train()
+    broken.task.batch = interrupted(signal.SIGTERM, broken.task.batch)
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    again = energy_run(digits, tmp_path / "broken")
+    again.train()
+    same_end(again, straight)
+    assert torch.equal(again.task.memory["chains"], straight.task.memory["chains"])
+    assert not torch.equal(straight.task.memory["chains"], first)
+
+
+def test_an_energy_learns_to_denoise(digits, tmp_path):
+    """Better than the Gaussian that it begins as."""
+    run = energy_run(digits, tmp_path, epochs=20, width=8, lr=1e-2)
+    gaussian = run.task.validate(run.task.model)["validation"]
+    run.train()
+    assert run.history[-1]["validation"] < 0.5 * gaussian
+
+
+def test_an_energys_chains_live_in_one_process(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "in_group", lambda: True)
+    with pytest.raises(ValueError, match="start it without torchrun"):
+        energy_run(digits, tmp_path)
 
 
 def test_other_settings_are_another_run(digits, whole):

@@ -59,7 +59,7 @@ def form_difference(name, expected, got, values_only=False):
     if got.dtype != expected.dtype and (not values_only or got.is_complex() != expected.is_complex()):
         return Difference(f"{name} is {short(got.dtype)}; it should be {short(expected.dtype)}")
     if not values_only and got.requires_grad and not expected.requires_grad:
-        return Difference(f"{name} still carries the graph of its gradient: compute it under torch.no_grad()")
+        return Difference(f"{name} still carries the graph of its gradient: return it detached, .detach()")
     return None
 
 
@@ -68,6 +68,7 @@ def value_difference(name, expected, got, tolerance=TOLERANCE, same_nan=False):
     if got.is_meta or got.numel() == 0:
         return None
     limit = tolerance.get(expected.dtype, 1e-4)
+    fine = limit <= TOLERANCE[torch.float64]
     got, expected = (torch.view_as_real(p) if p.is_complex() else p for p in (got, expected))
     got, expected = got.detach().double(), expected.detach().double()
     missing = got.isnan()
@@ -78,6 +79,9 @@ def value_difference(name, expected, got, tolerance=TOLERANCE, same_nan=False):
     limit *= max(1.0, expected.nan_to_num(0, 0, 0).abs().max().item())
     if bool((error <= limit).all()):
         return None
+    if fine and bool((error <= 1e3 * limit).all()):
+        wrong = "is right to six digits only: the inputs are float64, but a step on the way was in float32"
+        return Difference(f"{name} {wrong}", f"the largest error is {error.max().item():.1g}")
     at = torch.unravel_index(error.argmax(), error.shape)
     place = f" at [{', '.join(str(int(i)) for i in at)}]" if at else ""
     return Difference(

@@ -207,6 +207,31 @@ def underflow(energy, x, grid, cell):
     return -energy(x) - ((-energy(grid)).exp().sum() * cell).log()
 
 
+@log_density.misconception(
+    "exp(-E) is taken at x and over the grid, and the log last: for energies of some hundreds that is 0 / 0. Stay in "
+    "the logarithm throughout, -E - log Z."
+)
+def log_taken_last(energy, x, grid, cell):
+    return ((-energy(x)).exp() / ((-energy(grid)).exp().sum() * cell)).log()
+
+
+@log_density.misconception("-E is divided by log Z: the log of a quotient is a difference, -E - log Z.")
+def divided_by_log_z(energy, x, grid, cell):
+    return -energy(x) / ((-energy(grid)).logsumexp(0) + math.log(cell))
+
+
+@log_density.misconception(
+    "The mean of exp(-E) is multiplied by a cell: the integral is the sum, a cell for each point."
+)
+def mean_times_one_cell(energy, x, grid, cell):
+    return -energy(x) - (-energy(grid)).logsumexp(0) + math.log(len(grid)) - math.log(cell)
+
+
+@log_density.misconception("The softmax of the batch was taken, and a cell: Z is made of the grid's energies, not x's.")
+def softmax_of_x_by_the_cell(energy, x, grid, cell):
+    return (-energy(x)).log_softmax(0) - math.log(cell)
+
+
 @log_density.equivalent
 def shifted_by_the_lowest(energy, x, grid, cell):
     e = energy(grid)
@@ -347,6 +372,36 @@ def finite_differences(energy, x):
             step[:, i] = 0.01
             columns.append((energy(x) - energy(x + step.reshape(x.shape))) / 0.01)
         return torch.stack(columns, 1).reshape(x.shape)
+
+
+@score.misconception(
+    "autograd differentiates one number, and a batch has B energies: sum them, for each depends on its own sample only."
+)
+def not_summed(energy, x):
+    x = x.detach().requires_grad_()
+    return -torch.autograd.grad(energy(x), x)[0]
+
+
+@score.misconception(
+    "The input itself is marked for autograd, and all that is made of it from then on, the next states of a chain, "
+    "carries a graph that grows with every step."
+)
+def input_marked(energy, x):
+    return -torch.autograd.grad(energy(x.requires_grad_()).sum(), x)[0]
+
+
+@score.misconception(
+    "Differences of the energy over a small step, with their graph: they cost two passes for each coordinate and lose "
+    "half of the digits. autograd takes one."
+)
+def central_differences(energy, x):
+    columns = []
+    for i in range(x[0].numel()):
+        step = torch.zeros_like(x).flatten(1)
+        step[:, i] = 0.01
+        up, down = (energy(x + sign * step.reshape(x.shape)) for sign in (1, -1))
+        columns.append((down - up) / 0.02)
+    return torch.stack(columns, 1).reshape(x.shape)
 
 
 @score.equivalent
@@ -493,6 +548,39 @@ def score_of_the_start(score, x, step, noise):
 @langevin.misconception("The states are clipped to [-1, 1] after each step, which piles them up at the borders.")
 def chain_clipped(score, x, step, noise):
     return chain(score, x, noise, lambda x, s, z: (x + step * s + math.sqrt(2 * step) * z).clamp(-1, 1))
+
+
+@langevin.misconception("This is the state after the first step: `return` stands inside the loop, or there is none.")
+def first_step_only(score, x, step, noise):
+    return x + step * score(x) + math.sqrt(2 * step) * noise[0]
+
+
+@langevin.misconception(
+    "All noise was added in one step, so n states came out side by side: the steps follow one another, in a loop."
+)
+def all_steps_at_once(score, x, step, noise):
+    return x + step * score(x) + math.sqrt(2 * step) * noise
+
+
+@langevin.misconception("These are all states of the chain, start included: the last one alone is asked for.")
+def all_states(score, x, step, noise):
+    states = [x]
+    for z in noise:
+        states.append(states[-1] + step * score(states[-1]) + math.sqrt(2 * step) * z)
+    return torch.stack(states)
+
+
+@langevin.misconception("The noise comes first and the score is asked at the place after it: both belong to one place.")
+def score_after_the_noise(score, x, step, noise):
+    for z in noise:
+        x = x + math.sqrt(2 * step) * z
+        x = x + step * score(x)
+    return x
+
+
+@langevin.misconception("The last of the noise is not used: there is a step for each of its n entries.")
+def last_noise_unused(score, x, step, noise):
+    return chain(score, x, noise[:-1], lambda x, s, z: x + step * s + math.sqrt(2 * step) * z)
 
 
 @langevin.equivalent
@@ -664,6 +752,31 @@ def above_one(energy, score, x, proposal, step, u):
 def probability_for_its_log(energy, score, x, proposal, step, u):
     log_accept = log_ratio(energy, score, x, proposal, step).clamp(max=0)
     return chosen(u.log() < log_accept, proposal, x), log_accept.exp()
+
+
+@metropolis.misconception(
+    "The decision has shape (B,) and meets the last dimension of the states: make it (B, 1, ...)."
+)
+def decision_not_broadcast(energy, score, x, proposal, step, u):
+    log_accept = log_ratio(energy, score, x, proposal, step).clamp(max=0)
+    return torch.where(u.log() < log_accept, proposal, x), log_accept
+
+
+@metropolis.misconception(
+    "Only the accepted states are handed back: a refused chain stays where it is, and counts again."
+)
+def refused_are_dropped(energy, score, x, proposal, step, u):
+    log_accept = log_ratio(energy, score, x, proposal, step).clamp(max=0)
+    accepted = u.log() < log_accept
+    return proposal if x.is_meta else proposal[accepted], log_accept
+
+
+@metropolis.misconception("The squares are summed over one dimension: a sample may have several, as a picture has.")
+def squares_of_points_only(energy, score, x, proposal, step, u):
+    back = -(x - proposal - step * score(proposal)).square().sum(1) / (4 * step)
+    there = -(proposal - x - step * score(x)).square().sum(1) / (4 * step)
+    log_accept = (energy(x) - energy(proposal) + back - there).clamp(max=0)
+    return chosen(u.log() < log_accept, proposal, x), log_accept
 
 
 @metropolis.equivalent
@@ -850,6 +963,32 @@ def distance_of_the_energies(energy, x_data, x_model, weight):
     return (data.mean() - model.mean()).abs() + weight * (data.square().mean() + model.square().mean())
 
 
+@contrastive_divergence.misconception(
+    "Data and samples are subtracted one by one: the batches may differ in size, so take the mean of each first."
+)
+def subtracted_in_pairs(energy, x_data, x_model, weight):
+    data, model = both_energies(energy, x_data, x_model)
+    return (data - model + weight * (data.square() + model.square())).mean()
+
+
+@contrastive_divergence.misconception(
+    "The weight multiplies the data's squares only: brackets are missing around the sum of the two means."
+)
+def brackets_missing(energy, x_data, x_model, weight):
+    data, model = both_energies(energy, x_data, x_model)
+    return data.mean() - model.mean() + weight * data.square().mean() + model.square().mean()
+
+
+@contrastive_divergence.misconception(
+    "A softplus (or hinge) around the difference makes a classifier's loss of it: its gradient fades where the data's "
+    "energy is low already, and is no longer that of -log p."
+)
+def softplus_of_the_difference(energy, x_data, x_model, weight):
+    data, model = both_energies(energy, x_data, x_model)
+    gap = torch.nn.functional.softplus(data.mean() - model.mean())
+    return gap + weight * (data.square().mean() + model.square().mean())
+
+
 @contrastive_divergence.equivalent
 def all_in_one_batch(energy, x_data, x_model, weight):
     e = energy(torch.cat([x_data, x_model.detach()]))
@@ -1032,6 +1171,40 @@ def buffer_changed(buffer, index, fresh, u, rate, run):
     return samples, buffer
 
 
+@replay_step.misconception("Where one chain restarts, all do: each has its own u.")
+def any_restarts_all(buffer, index, fresh, u, rate, run):
+    samples = run(starts(buffer, index, fresh, (u < rate).any().expand(len(u)))).detach()
+    return samples, written_to(buffer, index, samples)
+
+
+@replay_step.misconception("The first B places of the buffer are read and written: `index` says which chains go on.")
+def first_places(buffer, index, fresh, u, rate, run):
+    top = torch.arange(len(index), device=index.device)
+    samples = run(starts(buffer, top, fresh, u < rate)).detach()
+    return samples, written_to(buffer, top, samples)
+
+
+@replay_step.misconception(
+    "The restarts come after the walk: fresh chains are to walk on as well, from their new start."
+)
+def restarted_after_the_walk(buffer, index, fresh, u, rate, run):
+    walked = run(buffer[index]).detach()
+    samples = torch.where((u < rate).reshape(-1, *[1] * (fresh.ndim - 1)), fresh, walked)
+    return samples, written_to(buffer, index, samples)
+
+
+@replay_step.misconception("The buffer grows: the samples take the places of the chains that they go on from.")
+def buffer_grows(buffer, index, fresh, u, rate, run):
+    samples = run(starts(buffer, index, fresh, u < rate)).detach()
+    return samples, torch.cat([buffer, samples])
+
+
+@replay_step.misconception("The two results are in the wrong order: the samples come first, then the buffer.")
+def results_swapped(buffer, index, fresh, u, rate, run):
+    samples = run(starts(buffer, index, fresh, u < rate)).detach()
+    return written_to(buffer, index, samples), samples
+
+
 @replay_step.equivalent
 def chain_by_chain(buffer, index, fresh, u, rate, run):
     samples, new_buffer = torch.empty_like(fresh), buffer.clone()
@@ -1175,6 +1348,36 @@ def sum_over_the_batch(energy_1, energy_2, x):
 def sum_underflows(energy_1, energy_2, x):
     e = stacked(energy_1, energy_2, x)
     return e.sum(0), -(-e).exp().sum(0).log()
+
+
+@compose.misconception(
+    "What is true of densities was done to energies, a product and a sum: the energy is minus the log of either."
+)
+def densities_rules_for_energies(energy_1, energy_2, x):
+    e = stacked(energy_1, energy_2, x)
+    return e.prod(0), e.sum(0)
+
+
+@compose.misconception(
+    "The minus inside logaddexp is lost: the densities are exp(-E), so take it of minus each energy."
+)
+def logaddexp_of_plus(energy_1, energy_2, x):
+    e = stacked(energy_1, energy_2, x)
+    return e.sum(0), -e.logsumexp(0)
+
+
+@compose.misconception(
+    "The largest for `both` and the lowest for `either` is the logic of sets: of densities, both count in each."
+)
+def largest_and_lowest(energy_1, energy_2, x):
+    e = stacked(energy_1, energy_2, x)
+    return e.amax(0), e.amin(0)
+
+
+@compose.misconception("Both results are averaged: product and sum are asked for, log 2 and a factor of 2 away.")
+def both_averaged(energy_1, energy_2, x):
+    e = stacked(energy_1, energy_2, x)
+    return e.mean(0), math.log(2) - (-e).logsumexp(0)
 
 
 @compose.equivalent

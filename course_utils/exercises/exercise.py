@@ -191,9 +191,16 @@ class Exercise:
             return f"your code raised {type(outcome.error).__name__}: {brief(outcome.error)}{at}", ""
         found = difference(self.expected(inputs), self.seen(outcome), self.tolerance) or Difference()
         if outcome.changed:
+            marked = [n for n in outcome.changed if self.marked(inputs[n], outcome.given[n])]
             changed = f"it changes its input {' and '.join(outcome.changed)} in place: work on a copy"
+            if marked:
+                changed = f"it marks its input {marked[0]} for autograd: work on {marked[0]}.detach().requires_grad_()"
             found.summary = f"{found.summary}, and {changed}" if found.summary else changed
         return found.summary, found.detail
+
+    @staticmethod
+    def marked(before, after):
+        return torch.is_tensor(before) and before.requires_grad != after.requires_grad
 
     def seen(self, outcome):
         """What is compared of an outcome's value, a dict name -> tensor."""

@@ -151,6 +151,7 @@ def unchanged(before, after):
     """Whether an input is still what it was (tensors, lists of them, modules; anything else counts as unchanged)."""
     if torch.is_tensor(before):
         same = before.shape == after.shape and before.dtype == after.dtype
+        same = same and before.requires_grad == after.requires_grad  # a mark that spreads to all that is made of it
         return same and (before.is_meta or torch.equal(before.nan_to_num(), after.nan_to_num()))
     if isinstance(before, (list, tuple)):
         return len(before) == len(after) and all(map(unchanged, before, after))

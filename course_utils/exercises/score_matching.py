@@ -244,6 +244,29 @@ def zero_by_zero(x, means, std, weights):
     return pulled(density / density.sum(1, keepdim=True), x, means, std)
 
 
+@mixture_score.misconception("Only the nearest part counts: all of them pull, each by p(k | x).")
+def nearest_part_only(x, means, std, weights):
+    return pulled(nn_one_hot(squared(x, means).argmin(1), weights.expand(len(x), -1)), x, means, std)
+
+
+@mixture_score.misconception(
+    "A small number was added to the sum of the densities against 0 / 0: far out it outweighs them all, and the score "
+    "becomes 0 where it should be longest. A softmax of the logs needs no such help."
+)
+def padded_denominator(x, means, std, weights):
+    density = log_joint(x, means, std, weights).exp()
+    return pulled(density / (density.sum(1, keepdim=True) + 1e-8), x, means, std)
+
+
+@mixture_score.misconception(
+    "Points and means were subtracted row by row: every point meets every mean, (B, 1, D) less (K, D)."
+)
+def row_by_row(x, means, std, weights):
+    offset = means - x
+    r = (weights.log() - x.shape[1] * std.log() - offset.square().sum(1) / (2 * std**2)).softmax(0)
+    return ((r / std**2)[:, None] * offset).sum(0).expand(x.shape)
+
+
 @mixture_score.equivalent
 def by_autograd(x, means, std, weights):
     x = x.clone().requires_grad_()
@@ -398,6 +421,20 @@ def divergence_made_positive(score, x):
 def first_coordinate_only(score, x):
     s, diagonal = score_and_diagonal(score, x)
     return (s.square().sum(1) / 2 + diagonal[:, 0]).mean()
+
+
+@implicit_loss.misconception("This is twice the loss, |s|^2 + 2 div s: the same minimum, but the half was asked for.")
+def twice_the_loss(score, x):
+    s, diagonal = score_and_diagonal(score, x)
+    return (s.square() + 2 * diagonal).sum(1).mean()
+
+
+@implicit_loss.misconception(
+    "The mean of s_d over the batch is differentiated, so each derivative is divided by B: take the sum."
+)
+def derivative_of_the_mean(score, x):
+    s, diagonal = score_and_diagonal(score, x)
+    return (s.square() / 2 + diagonal / len(x)).sum(1).mean()
 
 
 @implicit_loss.equivalent
@@ -567,6 +604,26 @@ def sliced_negated(score, x, v):
 def slice_squared(score, x, v):
     s, pull = score_and_pull(score, x, v)
     return (each(s**2) / 2 + each(pull * v) ** 2).mean()
+
+
+@sliced_loss.misconception(
+    "The sum runs over one dimension of a sample, the mean over the others: a picture has three, and all are summed."
+)
+def sliced_for_points_only(score, x, v):
+    s, pull = score_and_pull(score, x, v)
+    return (s**2 / 2 + pull * v).sum(1).mean()
+
+
+@sliced_loss.misconception("The mean of v^T s is differentiated, which divides J^T v by the number of entries: sum it.")
+def pulled_by_the_mean(score, x, v):
+    s, pull = score_and_pull(score, x, v)
+    return (each(s**2) / 2 + each(pull * v) / v.numel()).mean()
+
+
+@sliced_loss.misconception("v comes in after the gradient, twice: differentiate v^T s, and multiply once more by v.")
+def both_v_outside(score, x, v):
+    s, pull = score_and_pull(score, x, torch.ones_like(v))
+    return (each(s**2) / 2 + each(pull * v**2)).mean()
 
 
 @sliced_loss.equivalent
@@ -749,6 +806,18 @@ def compared_with_itself(score, x0, noise, sigma):
     return each((s * (out - out)).square()).mean() / 2
 
 
+@dsm_loss.misconception("sigma as (B, 1) serves points only: it needs a 1 for each dimension of a sample.")
+def sigma_for_points(score, x0, noise, sigma):
+    s = sigma[:, None]
+    return each((s * score(x0 + s * noise, sigma) + noise).square()).mean() / 2
+
+
+@dsm_loss.misconception("The batch's mean weight multiplies its mean error: each sample's error has its own sigma^2.")
+def weighted_by_the_mean(score, x0, noise, sigma):
+    out, s = said(score, x0, noise, sigma)
+    return (sigma**2).mean() * each((out + noise / s).square()).mean() / 2
+
+
 @dsm_loss.equivalent
 def target_from_the_points(score, x0, noise, sigma):
     s = sigma.view(-1, *[1] * (x0.dim() - 1))
@@ -925,6 +994,34 @@ def graph_left_on(score, x, alpha, sigma):
     return both_moments(s, torch.stack(rows, 1), x, alpha, sigma)
 
 
+@tweedie.misconception("alpha is missing in both: these are mean and covariance of alpha x0.")
+def alpha_left_out(score, x, alpha, sigma):
+    s, J = score_and_jacobian(score, x)
+    return x + sigma**2 * s, sigma**2 * (identity_like(J) + sigma**2 * J)
+
+
+@tweedie.misconception("The covariance lacks the factor sigma^2 before the bracket: little noise leaves little doubt.")
+def covariance_without_the_variance(score, x, alpha, sigma):
+    s, J = score_and_jacobian(score, x)
+    return both_moments(s, J, x, alpha, sigma)[0], (identity_like(J) + sigma**2 * J) / alpha**2
+
+
+@tweedie.misconception("1 is added to every entry: the identity has it on the diagonal alone, torch.eye.")
+def ones_for_the_identity(score, x, alpha, sigma):
+    s, J = score_and_jacobian(score, x)
+    return both_moments(s, J, x, alpha, sigma)[0], (sigma / alpha) ** 2 * (1 + sigma**2 * J)
+
+
+@tweedie.misconception(
+    "The rows of the Jacobian are stacked before the points, (D, B, D): stack them along dimension 1."
+)
+def rows_before_points(score, x, alpha, sigma):
+    s, J = score_and_jacobian(score, x)
+    J = J.transpose(0, 1)
+    identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    return (x + sigma**2 * s) / alpha, (sigma / alpha) ** 2 * (identity + sigma**2 * J)
+
+
 @tweedie.equivalent
 def by_torchs_jacobians(score, x, alpha, sigma):
     J = torch.func.vmap(torch.func.jacrev(lambda point: score(point[None])[0]))(x)
@@ -1096,6 +1193,26 @@ def last_level_missing(score, x, sigmas, eps, noise):
 def one_noise_a_level(score, x, sigmas, eps, noise):
     same = noise[:, :1].expand(noise.shape)
     return annealed(score, x, sigmas, same, lambda sigma: eps * sigma**2 / sigmas[-1] ** 2)
+
+
+@annealed_langevin.misconception(
+    "The very last step has no noise: that belongs to other samplers. (A last step by Tweedie's formula would be wise, "
+    "but it is not asked for.)"
+)
+def last_step_is_quiet(score, x, sigmas, eps, noise):
+    quiet = noise.clone()
+    quiet[-1, -1] = 0
+    return annealed(score, x, sigmas, quiet, lambda sigma: eps * sigma**2 / sigmas[-1] ** 2)
+
+
+@annealed_langevin.misconception(
+    "The loops are swapped: all steps of a level come first, then the next level. Here each sweep falls through all, "
+    "and goes back to the top."
+)
+def loops_swapped(score, x, sigmas, eps, noise):
+    for sweep in noise.transpose(0, 1):
+        x = annealed(score, x, sigmas, sweep[:, None], lambda sigma: eps * sigma**2 / sigmas[-1] ** 2)
+    return x
 
 
 @annealed_langevin.equivalent
@@ -1283,6 +1400,15 @@ def asked_without_noise(score, x, sigma, sigma_next):
     return x + h * (first + slope(score, x + h * first, sigma_next)) / 2
 
 
+@heun_step.misconception(
+    "At sigma_next = 0 the second slope is taken for 0, which halves the step: there is none to average with."
+)
+def half_a_step_to_zero(score, x, sigma, sigma_next):
+    if sigma_next == 0:
+        return x + (sigma_next - sigma) * slope(score, x, sigma) / 2
+    return heun_by(score, x, sigma, sigma_next, lambda first, second: (first + second) / 2)
+
+
 @heun_step.equivalent
 def prediction_then_correction(score, x, sigma, sigma_next):
     h = sigma - sigma_next
@@ -1431,6 +1557,18 @@ def noise_alone(score, x, sigma, sigma_next, z):
 )
 def noise_of_the_posterior(score, x, sigma, sigma_next, z):
     return back(score(x, sigma), x, sigma**2 - sigma_next**2, z * sigma_next / sigma)
+
+
+@reverse_step.misconception(
+    "The noise is that of the next level, sigma_next: what is added is what the score took away."
+)
+def noise_of_the_next_level(score, x, sigma, sigma_next, z):
+    return x + (sigma**2 - sigma_next**2) * score(x, sigma) + sigma_next * z
+
+
+@reverse_step.misconception("Drift and noise are both twice too large: the variance stands there as it is.")
+def twice_the_variance(score, x, sigma, sigma_next, z):
+    return back(score(x, sigma), x, 2 * (sigma**2 - sigma_next**2), z)
 
 
 @reverse_step.equivalent

@@ -21,6 +21,7 @@
 # **How it works**
 #
 # - Write the missing lines (mostly two to five), run the cell, run the check below it. Repeat as often as you like.
+#   (The very first check takes some seconds: torch loads parts of itself.)
 # - Look at the picture. It is drawn with *your* function once the check is content.
 # - Stuck? Open the hints one at a time, or go on: until yours is right, the course's finished function stands in.
 #
