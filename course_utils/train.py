@@ -21,8 +21,9 @@ from torch import distributed
 from course_utils import data
 from course_utils.denoiser import Denoiser
 from course_utils.energy import ConvEnergy
-from course_utils.runs import Classification, Diffusion, Energy, Run, in_group
+from course_utils.runs import Run
 from course_utils.schedules import CosineSchedule
+from course_utils.tasks import Classification, Diffusion, Energy, in_group
 from course_utils.training import PRETRAINED, WEIGHTS, load, save
 
 # What a plain `python -m course_utils.train NAME` does; every number can be given on the command line.

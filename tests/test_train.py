@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from course_utils import runs, train
+from course_utils import runs, tasks, train
 from course_utils.baseline import BaselineUNet
 from course_utils.classifier import SmallClassifier
 from course_utils.data import load_mnist
@@ -373,7 +373,7 @@ def test_what_is_validated_and_kept_is_the_average(digits, tmp_path, monkeypatch
 
 def test_flips_only_where_a_mirrored_picture_is_one(whole):
     assert train.FLIP == {"mnist": False, "shapes": False, "cifar10": True}
-    task, images = runs.Diffusion(small(), whole.task.train, whole.task.test, True, seed=0), whole.task.train[0]
+    task, images = tasks.Diffusion(small(), whole.task.train, whole.task.test, True, seed=0), whole.task.train[0]
     x, mirrored = images / 127.5 - 1, 0
     for step in range(10):
         x0 = task.batch(step, torch.arange(N))[0]
@@ -423,7 +423,7 @@ def test_an_energy_learns_to_denoise(digits, tmp_path):
 
 
 def test_an_energys_chains_live_in_one_process(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "in_group", lambda: True)
+    monkeypatch.setattr(tasks, "in_group", lambda: True)
     with pytest.raises(ValueError, match="start it without torchrun"):
         energy_run(digits, tmp_path)
 

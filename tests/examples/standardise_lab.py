@@ -17,6 +17,7 @@ from course_utils.exercises import check, grade
 #
 # </details>
 
+
 # %% solution="standardise"
 def standardise(x):
     """x (N, D) -> (N, D)."""
@@ -24,6 +25,7 @@ def standardise(x):
     centred = x - x.mean(0)
     return centred / centred.square().mean(0).sqrt()
     ### END SOLUTION
+
 
 # %% tests="standardise_test" points=1
 check("example.standardise", standardise)
