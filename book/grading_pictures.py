@@ -46,7 +46,7 @@ def save(page, name, clip=None):
 
 
 def terminal(browser, course):
-    printed = run(sys.executable, "-m", "course_utils.grading", "--course", course, "--force")
+    printed = run(sys.executable, "-m", "course_utils.grading", "--course", course)
     page = browser.new_page(viewport={"width": 1150, "height": 300})
     page.set_content(TERMINAL.format(text=html.escape(f"$ make grade COURSE=demo\n{printed.replace(course, 'demo')}")))
     save(page, "grading_terminal")
