@@ -306,13 +306,13 @@ def test_a_process_that_ends_costs_what_it_ended_in_alone(engine):
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "signal 9"),
         ("import ctypes; ctypes.string_at(0)", "signal 11"),
         ("import sys; sys.stdout.emit.__self__.channel.socket.send(b'x' * 5000)", "disturbed"),
-        ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass", "longer than the 4 seconds"),
-        ("x = []\nwhile True: x.append(bytearray(2**24))", "emory"),
+        ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass", "longer than the 8 seconds"),
+        ("x = []\nwhile True: x.append(bytearray(2**28))", "emory"),
     ]
     cells = [answer("def f(): return 1")]
     for text, _ in ends:
         cells += [answer(text), graded("assert f() == 1")]
-    limits = Limits(cell_seconds=4, notebook_seconds=600, memory=400 * 2**20)
+    limits = Limits(cell_seconds=8, notebook_seconds=600, memory=400 * 2**20)
     executed = engine.execute(notebook(*cells), limits=limits)
     said = [(c.outputs[-1].ename + text_of(c)) if c.outputs else "" for c in executed.cells[1::2]]
     for (_, words), text in zip(ends, said, strict=True):
