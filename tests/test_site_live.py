@@ -36,6 +36,7 @@ def visit(context, address):
     tab.heard, tab.requests = [], []
     tab.on("pageerror", lambda error: tab.heard.append(str(error)))
     tab.on("console", lambda message: tab.heard.append(message.text) if message.type == "error" else None)
+    tab.on("response", lambda response: tab.heard.append(response.url) if response.status >= 400 else None)
     tab.on("request", lambda request: tab.requests.append(request.url))
 
     def open_page(page, element, fragment="", ready=True):
