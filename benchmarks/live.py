@@ -64,7 +64,7 @@ def measured(browser, address, name, options, before, repeats):
     seconds = tab.evaluate(RUN, {"before": before, "repeats": repeats})
     events = json.loads(browser.stop_tracing())["traceEvents"]
     tab.close()
-    return seconds, sum(own_times(events, "Worker")) / 1e3 / repeats, max(own_times(events, "CrRendererMain"))
+    return seconds, sum(own_times(events, "DedicatedWorker")) / 1e3 / repeats, max(own_times(events, "CrRendererMain"))
 
 
 def own_times(events, thread):
