@@ -46,7 +46,7 @@ def save(page, name, clip=None):
 
 
 def terminal(browser, course):
-    printed = run(sys.executable, "-m", "course_utils.grading", "--course", course, "--force")
+    printed = run(sys.executable, "-m", "course_utils.grading", "--course", course)
     page = browser.new_page(viewport={"width": 1150, "height": 300})
     page.set_content(TERMINAL.format(text=html.escape(f"$ make grade COURSE=demo\n{printed.replace(course, 'demo')}")))
     save(page, "grading_terminal")
@@ -75,13 +75,12 @@ def formgrader(browser, course):
                 break
             except OSError:
                 continue
-        page = browser.new_page(viewport={"width": 1100, "height": 520})
+        page = browser.new_page(viewport={"width": 1100, "height": 800})
         page.goto(address, wait_until="load", timeout=120_000)
         page.wait_for_timeout(3000)
         answer = page.locator(".nbgrader_cell", has=page.locator("input.score")).filter(has_text="Exercise").last
-        answer.scroll_into_view_if_needed()
-        page.evaluate("window.scrollBy(0, 60)")
-        save(page, "grading_formgrader", {"x": 0, "y": 0, "width": 1100, "height": 520})
+        answer.evaluate("cell => window.scrollBy(0, cell.getBoundingClientRect().top - 90)")
+        save(page, "grading_formgrader", {"x": 0, "y": 0, "width": 1100, "height": 800})
     finally:
         server.terminate()
         server.wait()

@@ -1109,7 +1109,7 @@ def reads_gradebook(draft):
 import sqlite3
 try:
     with sqlite3.connect("file:$COURSE/gradebook.db?mode=ro", uri=True) as gradebook:
-        print("did:$TOKEN:read the gradebook of", len(list(gradebook.execute("select id from student"))))
+        print("did" ":$TOKEN:read the gradebook of", len(list(gradebook.execute("select id from student"))))
 except Exception as error:
     print(error)
 """
@@ -1167,7 +1167,7 @@ for path in glob.glob("/proc/*/fd/*"):
     try:
         target = os.readlink(path)
         if target.endswith((".db", ".ipynb")):
-            print("did:$TOKEN:reached", target)
+            print("did" ":$TOKEN:reached", target)
             print(open(path, "rb").read()[::-1])
     except Exception:
         continue
@@ -1248,7 +1248,7 @@ try:
     path = os.path.join(os.path.dirname(os.path.dirname(numpy.__file__)), "$TOKEN.txt")
     open(path, "w").close()
     os.remove(path)
-    print("did:$TOKEN:wrote among the packages")
+    print("did" ":$TOKEN:wrote among the packages")
 except OSError as error:
     print(error)
 """
@@ -1259,8 +1259,7 @@ except OSError as error:
 def writes_through_symlinks(draft):
     """hands in links, and writes through them"""
     (draft.folder / "out").symlink_to(draft.place.outside)
-    (draft.folder / "new.txt").symlink_to(draft.place.outside / f"new_{draft.token}")
-    draft.add(writes("./out/$TOKEN", "./new.txt"))
+    draft.add(writes("./out/$TOKEN"))
     draft.add("import os\nos.symlink('$OUTSIDE', 'later')\n" + writes("./later/$TOKEN"))
 
 
@@ -1296,7 +1295,7 @@ done = []
 for name, call in {
     "mount": lambda: libc.mount(b"none", b"/tmp", b"tmpfs", 0, None),
     "device": lambda: os.mknod("null", 0o20666, os.makedev(1, 3)) or 0,
-    "ptrace": lambda: libc.ptrace(16, $PID, 0, 0),
+    "ptrace": lambda: libc.ptrace(0x4206, $PID, 0, 0),
     "setuid": lambda: os.setuid(0) or (0 if open("/etc/shadow").read() else 1),
     "hostname": lambda: libc.sethostname(b"$TOKEN"[:9], 9) if os.uname().nodename == b"$TOKEN"[:9].decode() else 1,
 }.items():
@@ -1305,12 +1304,10 @@ for name, call in {
             done.append(name)
             if name == "mount":
                 libc.umount(b"/tmp")
-            if name == "ptrace":
-                libc.ptrace(17, $PID, 0, 0)
     except Exception as error:
         print(name, error)
 if done:
-    print("did:$TOKEN:has the rights to", ", ".join(done))
+    print("did" ":$TOKEN:has the rights to", ", ".join(done))
 """
     )
 
@@ -1450,7 +1447,7 @@ def signals_others(draft):
 import os, signal
 try:
     os.kill($PID, signal.SIGURG)
-    print("did:$TOKEN:signalled another process")
+    print("did" ":$TOKEN:signalled another process")
 except OSError as error:
     print(error)
 """,
@@ -1566,7 +1563,7 @@ taken = []
 try:
     for step in range(30):
         taken.append(bytearray(b"x" * (100 << 20)))
-    print("did:$TOKEN:took 3 GB")
+    print("did" ":$TOKEN:took 3 GB")
 except MemoryError:
     print("no more")
 finally:
@@ -1655,7 +1652,7 @@ for path in written:
     if os.path.exists(path):
         os.remove(path)
 if total > 900 << 20:
-    print("did:$TOKEN:wrote", total >> 20, "MB")
+    print("did" ":$TOKEN:wrote", total >> 20, "MB")
 """,
         "bisect",
     )
@@ -1679,7 +1676,7 @@ try:
 except OSError as error:
     print(error)
 if len(started) >= 200:
-    print("did:$TOKEN:started", len(started), "processes")
+    print("did" ":$TOKEN:started", len(started), "processes")
 for child in started:
     os.kill(child, 9)
     os.waitpid(child, 0)

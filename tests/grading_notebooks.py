@@ -57,10 +57,10 @@ def text_of(cell):
     return "".join(o.get("text") or o.get("evalue") or o.get("data", {}).get("text/plain", "") for o in cell.outputs)
 
 
-def shared_engine():
+def shared_engine(**settings):
     """A fixture's engine; skips where there can be no sandbox."""
     try:
-        engine = Engine()
+        engine = Engine(**settings)
     except SandboxError as error:
         pytest.skip(str(error))
     with engine:

@@ -22,7 +22,7 @@ from course_utils.grading import grade_course, wire
 from course_utils.grading.sandbox import Limits, SandboxError, probe
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")]
-LIMITS = Limits(cell_seconds=6, notebook_seconds=25, memory=1 << 30)
+LIMITS = Limits(cell_seconds=10, notebook_seconds=40, memory=1 << 30)
 MOST_BYTES = 4 * LIMITS.total_output  # of an autograded notebook or a page
 PROBLEM = {"empty_file": "The file is empty", "empty_folder": "No notebook was handed in"}
 

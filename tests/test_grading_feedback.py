@@ -190,10 +190,10 @@ def failed(message, **more):
     ],
 )
 def test_the_checks_sentence_and_where_to_read_on(target, link):
-    said = "q_sample: wrong [in the case: one; seed 7]. alpha_bar multiplies x0 without its square root."
-    cell = new_code_cell(outputs=[failed(f"No points yet. {said} Read on: {target}")])
+    reason, mistake = "q_sample: wrong [in the case: one; seed 7].", "alpha_bar multiplies x0 without its square root."
+    cell = new_code_cell(outputs=[failed(f"No points yet. {reason} {mistake} Read on: {target}")])
     question, _ = report(cell)
-    assert (question["said"], question["link"]) == (said, link)
+    assert (question["said"], question["link"]) == (f"{mistake}\n{reason}", link)
 
 
 def test_of_a_hidden_tests_cell_only_the_checks_verdict_is_shown():

@@ -23,8 +23,12 @@ from course_utils.exercises import EXERCISES, grade
 from course_utils.grading.execute import Limits
 from course_utils.grading.proxies import make_error
 
-engine = pytest.fixture(scope="module")(shared_engine)
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def engine():
+    yield from shared_engine()
 
 
 def run(engine, source, *answers, limits=QUICK, files=None):
@@ -121,7 +125,7 @@ def test_partial_credit_and_outputs(engine):
     executed = run(engine, source)
     results = [o.data["text/plain"] for o in executed.cells[1].outputs if o.output_type == "execute_result"]
     assert results == ["0.5"] and "seen 1" in text_of(executed.cells[1])
-    assert passed(executed) == [True, True]
+    assert passed(executed) == [True, True], [text_of(c) for c in executed.cells]
     assert not any(o.get("name") == "stderr" for o in executed.cells[2].outputs)  # nbgrader takes it for a failure
     assert [c.execution_count for c in executed.cells] == [1, 2, 3]
 
@@ -233,7 +237,7 @@ def test_no_test_and_no_expected_value_reaches_the_student(engine):
     look = """
 import gc
 def f(x, g=None):
-    words, seen = ['MARK', 'SEC'], []
+    words, seen = ['qzMARK', 'qzSEC'], []
     for thing in gc.get_objects():
         parts = [*thing, *thing.values()] if type(thing) is dict else thing if type(thing) in (list, tuple, set) else []
         seen += [part for part in list(parts) if type(part) is str]
@@ -242,11 +246,11 @@ def f(x, g=None):
 """
     source = notebook(
         answer(look),
-        graded("MARKER = 'SECRET'\nassert f(21, lambda v: MARKER) == 42"),
-        graded("MARKER = 1\nassert f(2) == 4"),
+        graded("qzMARKER = 'qzSECRET'\nassert f(21, lambda v: qzMARKER) == 42"),
+        graded("qzMARKER = 1\nassert f(2) == 4"),
     )
     executed = run(engine, source)
-    assert passed(executed) == [True, True]
+    assert passed(executed) == [True, True], [text_of(c) for c in executed.cells]
     assert text_of(executed.cells[1]).split() == text_of(executed.cells[2]).split() == ["False", "False", "True"]
 
 
@@ -302,13 +306,13 @@ def test_a_process_that_ends_costs_what_it_ended_in_alone(engine):
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "signal 9"),
         ("import ctypes; ctypes.string_at(0)", "signal 11"),
         ("import sys; sys.stdout.emit.__self__.channel.socket.send(b'x' * 5000)", "disturbed"),
-        ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass", "longer than the 4 seconds"),
-        ("x = []\nwhile True: x.append(bytearray(2**24))", "MemoryError"),
+        ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass", "longer than the 8 seconds"),
+        ("x = []\nwhile True: x.append(bytearray(2**28))", "emory"),
     ]
     cells = [answer("def f(): return 1")]
     for text, _ in ends:
         cells += [answer(text), graded("assert f() == 1")]
-    limits = Limits(cell_seconds=4, notebook_seconds=600, memory=400 * 2**20)
+    limits = Limits(cell_seconds=8, notebook_seconds=600, memory=400 * 2**20)
     executed = engine.execute(notebook(*cells), limits=limits)
     said = [(c.outputs[-1].ename + text_of(c)) if c.outputs else "" for c in executed.cells[1::2]]
     for (_, words), text in zip(ends, said, strict=True):
@@ -413,7 +417,15 @@ def test_handing_back_the_courses_function_earns_nothing(engine):
     assert "hands the work to course_utils.exercises" in said[1]
 
 
-def test_what_an_answer_may_read_of_the_course_is_gone_in_the_exam(engine):
-    text = "import glob, sys\ndef skew(v):\n    raise ValueError([glob.glob('{}/*/*.py'), sorted(sys.modules)])"
-    said = verdicts(engine, "epipolar.skew", [text.format(Path(__file__).parents[1] / "course_utils")])[0]
-    assert "course_utils" not in said.replace("[in the case", "") and "ValueError" in said
+def test_of_the_course_nothing_is_left_in_the_exam(engine):
+    """No file of course_utils, no module, no function in the memory; but the runner of cells itself."""
+    text = f"""
+import gc, glob, sys, types
+def skew(v):
+    files = glob.glob({str(Path(__file__).parents[1] / "course_utils")!r} + "/**", recursive=True)
+    modules = [m for m in list(sys.modules.values()) if "course_utils" in str(getattr(m, "__file__", None))]
+    codes = [f.__code__.co_filename for f in gc.get_objects() if isinstance(f, types.FunctionType)]
+    theirs = [name for name in codes if "course_utils/" in name and "/grading/" not in name]
+    raise ValueError(f"{{len(files)}} {{len(modules)}} {{len(theirs)}} {{len(codes) > 100}}")
+"""
+    assert "raised ValueError: 0 0 0 True" in verdicts(engine, "epipolar.skew", [text])[0]

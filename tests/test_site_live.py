@@ -36,6 +36,7 @@ def visit(context, address):
     tab.heard, tab.requests = [], []
     tab.on("pageerror", lambda error: tab.heard.append(str(error)))
     tab.on("console", lambda message: tab.heard.append(message.text) if message.type == "error" else None)
+    tab.on("response", lambda response: tab.heard.append(response.url) if response.status >= 400 else None)
     tab.on("request", lambda request: tab.requests.append(request.url))
 
     def open_page(page, element, fragment="", ready=True):
@@ -95,8 +96,8 @@ def test_points_flow_to_the_data(visit):
     assert box.locator(".live-time output").inner_text() == "t = 0.00"
     assert "exact denoiser" in box.locator(".live-state").inner_text()
     tab.wait_for_function(f"document.querySelector('#{name} .live-said').textContent.includes('points flow')")
-    check_access(tab, name)
     assert not tab.heard
+    check_access(tab, name)  # last: it asks for style sheets in ways of its own
 
 
 def test_exact_and_learned_stand_side_by_side(visit):
@@ -110,8 +111,8 @@ def test_exact_and_learned_stand_side_by_side(visit):
     assert np.array_equal(exact[0], learned[0])  # from the same noise
     apart = np.linalg.norm(exact[-1] - learned[-1], axis=1)
     assert 0 < np.median(apart) < 0.1
-    check_access(tab, name)
     assert not tab.heard
+    check_access(tab, name)
 
 
 def test_guidance_gathers_the_points(visit):
@@ -157,8 +158,8 @@ def test_a_drawing_is_a_data_set(visit, how):
     end = points(tab, name)[-1]
     assert np.abs(end.mean(0) - expected).max() < 0.15
     assert 0.4 < end[:, 0].std() < 0.75 and end[:, 1].std() < 0.15  # a line, two long
-    check_access(tab, name)
     assert not tab.heard
+    check_access(tab, name)
 
 
 def test_a_digit_is_its_seed_and_its_class(visit):
@@ -182,8 +183,8 @@ def test_a_digit_is_its_seed_and_its_class(visit):
     rest(tab, name)
     assert "a 5, guided" in box.locator(".live-state").inner_text()
     assert np.abs(first - np.array(value(tab, name, last))).mean() > 0.05
-    check_access(tab, name)
     assert not tab.heard
+    check_access(tab, name)
 
 
 def test_levels_are_the_courses(visit):
@@ -202,8 +203,8 @@ def test_levels_are_the_courses(visit):
         assert alpha == pytest.approx(schedule.alpha(t).item(), abs=6e-4)
         assert sigma == pytest.approx(schedule.sigma(t).item(), abs=6e-4)
         assert ratio == pytest.approx(schedule.log_snr(t).exp().item(), rel=2e-3, abs=6e-4)
-    check_access(tab, name)
     assert not tab.heard
+    check_access(tab, name)
 
 
 def test_a_drawing_is_finished(visit):
@@ -222,8 +223,8 @@ def test_a_drawing_is_finished(visit):
     given, made = (np.array(value(tab, name, f"[...live.{what}]")).reshape(28, 28) for what in ("picture", "result"))
     assert np.array_equal(given[:, :14].astype(np.float32), made[:, :14].astype(np.float32))
     assert made.std() > 0.3 and np.abs(made).max() <= 1.001
-    check_access(tab, name)
     assert not tab.heard
+    check_access(tab, name)
 
 
 # Where something is missing

@@ -19,14 +19,14 @@ from dataclasses import asdict
 
 import nbformat
 
-from .forkserver import ENVIRONMENT, receive_json, send_json
+from .forkserver import ENVIRONMENT, LIBRARIES, receive_json, send_json
 from .sandbox import Jail, Limits, SandboxError, probe, student_uid
 
 __all__ = ["Engine", "Limits", "SandboxError", "execute", "probe"]
 
 BOOT = (
     "import sys; sys.path[:] = {path!r}; from course_utils.grading import forkserver; "
-    "forkserver.main({plain}, {course}, {settings!r})"
+    "forkserver.main({plain}, {course}, {settings!r}, {libraries!r})"
 )
 SETTINGS = ("MPLCONFIGDIR", "XDG_CACHE_HOME", "COURSE_SITE")
 ENDED = "the grader ended before its time"
@@ -36,10 +36,12 @@ FELL = "Grading came to a halt in this cell, so neither it nor those below it co
 class Engine:
     """Executes submissions, one after the other; a context manager that leaves no process and no folder behind.
 
-    Raises SandboxError where there can be no sandbox, unless `unsafe`: then students' code runs with your rights.
+    `libraries` are imported once for all submissions, before the first. Raises SandboxError where there can be no
+    sandbox, unless `unsafe`: then students' code runs with your rights.
     """
 
-    def __init__(self, unsafe=False):
+    def __init__(self, unsafe=False, libraries=LIBRARIES):
+        self.libraries = tuple(libraries)
         self.unsafe, self.server, self.plain, self.course = unsafe, None, None, None
         if not unsafe:
             probe()
@@ -74,7 +76,8 @@ class Engine:
         settings = {name: os.environ[name] for name in SETTINGS if name in os.environ}
         settings.setdefault("XDG_CACHE_HOME", os.path.join(os.path.expanduser("~"), ".cache"))
         path = [p or os.getcwd() for p in sys.path]
-        boot = BOOT.format(path=path, plain=plain.fileno(), course=course.fileno(), settings=settings)
+        numbers = {"plain": plain.fileno(), "course": course.fileno()}
+        boot = BOOT.format(path=path, settings=settings, libraries=self.libraries, **numbers)
         self.log = open(os.path.join(self.folder.name, "log"), "w+", encoding="utf-8", errors="replace")
         self.server = subprocess.Popen(
             [sys.executable, "-c", boot],

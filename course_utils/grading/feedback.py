@@ -17,6 +17,8 @@ from pygments.formatters import HtmlFormatter
 from traitlets import Unicode
 from traitlets.config import Config
 
+from .course import TEMPLATES
+
 NO_POINTS = "No points yet."  # how course_utils.exercises.grade begins what it says
 VERDICT = ("✓", "✗", "…")  # and how check does
 READ_ON = re.compile(r"\s*Read on: (\S+)")
@@ -95,7 +97,8 @@ class Report(NbGraderPreprocessor):
                 text = _reason(output, cell.source, hides)
                 found = READ_ON.search(text)
                 link = self._link(found[1]) if found else ""
-                return READ_ON.sub("", text).removeprefix(NO_POINTS).strip(), link
+                reason, _, mistake = READ_ON.sub("", text).removeprefix(NO_POINTS).strip().partition("]. ")
+                return (f"{mistake}\n{reason}]." if mistake else reason), link
         return "", ""
 
     def _link(self, target):
@@ -113,6 +116,11 @@ def _total(names, questions):
         total += f" so far: {answers} still to be read by a person"
     late = names.get("late_penalty") or 0
     return {"total": total, "late": f"Handed in late: {late:g} points were taken off." if late else ""}
+
+
+@functools.cache
+def _template():
+    return (TEMPLATES / "feedback" / "index.html.j2").read_text("utf-8")
 
 
 @functools.cache
@@ -266,7 +274,7 @@ class Pages:
         sheet = self.writer.sheet(theirs, names)
         grades = [[name, g.score, g.needs_manual_grade] for name, g in sorted(sheet.grades.items())]
         comments = [[name, c.comment] for name, c in sorted(sheet.comments.items())]
-        made_of = [grades, comments, theirs.late_submission_penalty, self.report.website]
+        made_of = [grades, comments, theirs.late_submission_penalty, self.report.website, _template()]
         return hashlib.sha256(path.read_bytes() + json.dumps(made_of).encode()).hexdigest()
 
     def _stamp(self, submission, notebook):

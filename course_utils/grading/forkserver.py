@@ -19,8 +19,9 @@ import traceback
 
 from . import sandbox, student
 
-LIBRARIES = ("numpy", "torch", "matplotlib.pyplot", "cloudpickle", "nbformat")
-COURSE = ("course_utils.exercises", "course_utils.plotting", "course_utils.grading.split", "jsonschema")
+LIBRARIES = ("numpy", "torch", "matplotlib.pyplot")
+GRADER = ("course_utils.grading.split", "cloudpickle", "nbformat", "jsonschema")
+COURSE = ("course_utils.exercises", "course_utils.plotting", *GRADER)
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "LANG": "C.UTF-8",
@@ -35,11 +36,14 @@ ENVIRONMENT = {
 }
 
 
-def main(plain, course, settings):
-    """Serve on the sockets of these numbers until they close; `settings` are those that libraries look for."""
+def main(plain, course, settings, libraries=LIBRARIES):
+    """Serve on the sockets of these numbers until they close; `settings` are those that libraries look for.
+
+    The fewer `libraries`, the sooner it serves; what is left out is imported by each submission that needs it.
+    """
     os.environ.update(settings)
     plain, course = socket.socket(fileno=plain), socket.socket(fileno=course)
-    prepare(LIBRARIES)
+    prepare(libraries)
     shell = student.make_shell()
     warm_up(shell)
     for name in settings:
@@ -48,7 +52,7 @@ def main(plain, course, settings):
     if child == 0:
         sandbox.die_with_parent()
         plain.close()
-        prepare(COURSE)
+        prepare(COURSE if "torch" in libraries else GRADER)
         serve(course, shell)
     else:
         course.close()

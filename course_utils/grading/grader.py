@@ -13,6 +13,7 @@ import numpy as np
 
 from .peer import Peer, bridge, is_tensor, mutables, put
 from .proxies import check_about, is_asked_for, is_module, isinstance_proxy, make, make_error, vars_of
+from .student import NO_MEMORY
 from .wire import Closed, Late, WireError
 
 GRACE = 5  # seconds that an interrupted cell has to come to an end
@@ -89,7 +90,7 @@ class Grader(Peer):
             except OSError:
                 said = b""
             code = int.from_bytes(said[1:], "little", signed=True) if len(said) == 5 else None
-            if said[:1] == b"m":
+            if said[:1] == b"m" or code is not None and os.waitstatus_to_exitcode(code) == NO_MEMORY:
                 self.ended = self.words("memory")
             elif code is None:
                 self.ended = self.words("gone")

@@ -66,7 +66,7 @@ class SandboxProvisioner(LocalProvisioner):
             command += ["--seccomp", str(fds[-1])]
         bounds = {
             "as": self.limits.memory + LIBRARIES,
-            "nproc": self.limits.processes,
+            "nproc": max(64, self.limits.processes),
             "fsize": self.limits.disk,
             "nofile": max(1024, self.limits.open_files),
             "core": 0,

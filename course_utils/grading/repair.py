@@ -201,9 +201,9 @@ class Match:
     def notes(self):
         """What was done and what is missing, a sentence each."""
         notes = []
-        for i, cell in enumerate(self.skeleton):
-            if i not in self.found and is_answer(cell):
-                notes.append(f"No answer to {label(cell)} was found: its cell is missing. It counts as not answered.")
+        missing = [i for i, cell in enumerate(self.skeleton) if i not in self.found and is_answer(cell)]
+        if missing:
+            notes.append(f"No answer was found to {self._names(missing)}: not answered, then.")
         for i in self.several:
             notes.append(f"The answer to {label(self.skeleton[i])} was there more than once: the last one counts.")
         changed, lost = self._changed_tests(), [i for i in range(len(self.skeleton)) if self._is_lost_test(i)]

@@ -3,6 +3,7 @@
 import csv
 import json
 import statistics
+import textwrap
 
 from nbgrader.api import MissingEntry
 
@@ -39,7 +40,8 @@ def summary(rows):
         line = f"{row['student']:{width}}  {row['assignment']:{names}}  "
         score = f"{row['score']:g} of {row['max_score']:g}" if row["score"] != "" else "-"
         pending = f"{row['written_pending']:g}" if row["written_pending"] else ""
-        lines.append(f"{line}{score:>11}  {pending:>7}  {row['problem'] or row['notes']}".rstrip())
+        remark = textwrap.shorten(row["problem"] or row["notes"], 70, placeholder=" ...")
+        lines.append(f"{line}{score:>11}  {pending:>7}  {remark}".rstrip())
     return "\n".join([*lines, "", totals(rows)])
 
 

@@ -202,10 +202,12 @@ class Notebook:
     # ---- the exam ---------------------------------------------------------------------------------------------------
 
     def course_exercises(self):
-        """Let the course's check and grade judge an answer in the exam."""
+        """Let the course's check and grade judge an answer in the exam, where the notebook is one of the course's."""
+        if not any("course_utils" in cell.source for cell in self.instructor.cells):
+            return
         from course_utils import exercises
 
-        for name in ("check", "grade"):
+        for name in ("check", "grade"):  # in this process, which ends with the notebook
             setattr(exercises, name, self.examining(getattr(exercises, name), exercises))
         self.space.setdefault("check", exercises.check)
         self.space.setdefault("grade", exercises.grade)

@@ -28,6 +28,7 @@ from .peer import Frame, Peer
 from .wire import Closed, WireError, exact
 
 COURSE = "course_utils"
+NO_MEMORY = 137  # an exit code, as a shell has it for a process that was killed
 DUNDERS = (
     "call len iter next getitem setitem delitem contains enter exit add radd sub rsub mul rmul truediv rtruediv "
     "floordiv rfloordiv mod rmod pow rpow matmul rmatmul neg pos abs invert and rand or ror xor rxor lshift rshift "
@@ -207,6 +208,8 @@ class Kernel(Peer):
                 return
             except KeyboardInterrupt:
                 continue
+            except MemoryError:
+                os._exit(NO_MEMORY)
             if os.getpid() != self.owner:  # a child that came out of a student's fork
                 os._exit(0)
 
@@ -221,6 +224,8 @@ class Kernel(Peer):
                 self.channel.send(["out", output])
             except Closed:
                 os._exit(0)
+            except MemoryError:  # in the middle of a message, perhaps
+                os._exit(NO_MEMORY)
             except WireError:
                 pass
 
