@@ -74,7 +74,11 @@ def draw(model, labels, scale, sampler, steps, eta=None, batch=50, bar=None):
 
     The bar counts how often the network was called for a picture.
     """
-    count = model.net.register_forward_hook(lambda net, inputs, out: bar.update(len(out))) if bar is not None else None
+
+    def progress(net, inputs, out):  # returns nothing: what a hook returns, and `update` may, replaces the output
+        bar.update(len(out))
+
+    count = model.net.register_forward_hook(progress) if bar is not None else None
     device, schedule, sampler, out = next(model.parameters()).device, model.schedule, SAMPLERS[sampler], []
     noise = schedule.prior(len(labels), 3, 32, 32, generator=torch.Generator().manual_seed(0))
     options = {"generator": torch.Generator().manual_seed(1)} if sampler in RANDOM else {}

@@ -78,6 +78,22 @@ def test_the_pictures_do_not_depend_on_the_batch(cifar10, model):
         torch.testing.assert_close(whole, parts)
 
 
+def test_a_bar_that_is_shown_changes_nothing(cifar10, model):
+    """tqdm's update says True where it draws the bar, and what a forward hook returns replaces the output."""
+
+    class Bar:
+        calls = 0
+
+        def update(self, n):
+            self.calls += n
+            return True
+
+    bar, options = Bar(), dict(scale=1.0, sampler="ddim", steps=2)
+    labels = torch.arange(4)
+    assert torch.equal(cifar10.draw(model, labels, **options, bar=bar), cifar10.draw(model, labels, **options))
+    assert bar.calls == 8
+
+
 def test_the_spread_is_a_ratio_of_variances(cifar10, classifier):
     images, labels = data("test")
     judge = cifar10.Judge(classifier, images, labels)

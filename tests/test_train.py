@@ -397,7 +397,8 @@ def test_a_classifier_learns_to_read(digits, tmp_path):
 def energy_run(digits, out, epochs=2, width=4, lr=4e-3):
     torch.manual_seed(0)
     model = ConvEnergy(1, 28, width)
-    return train.start("mnist_energy", out, str(digits), torch.device("cpu"), model, epochs, 16, lr, 0.9)
+    options = dict(epochs=epochs, batch_size=16, lr=lr, ema_decay=0.9)
+    return train.start("mnist_energy", out, str(digits), torch.device("cpu"), model, **options)
 
 
 def test_an_energy_goes_on_with_its_chains(digits, tmp_path):
