@@ -406,7 +406,7 @@ HANDED_BACK = {
     "        if isinstance(f, types.FunctionType) and 'course_utils/exercises' in f.__code__.co_filename:\n"
     "            return f(*a)",
     "out of its file": "def q_sample(*a):\n    import glob\n"
-    "    return glob.glob('/**/exercises/ddpm_2d.py', recursive=True)",
+    f"    return open(glob.glob({str(Path(__file__).parents[1])!r} + '/*/exercises/ddpm_2d.py')[0])",
 }
 
 

@@ -22,7 +22,7 @@ from .proxies import isinstance_proxy, vars_of
 from .student import Stream
 from .wire import WireError
 
-RESTARTS = 5
+RESTARTS = 8
 MIMES = ("text/", "image/", "application/json", "application/vnd", "application/javascript")
 
 
