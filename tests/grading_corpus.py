@@ -661,8 +661,8 @@ import gc
 
 def mean(values):
     for found in gc.get_objects():
-        if type(found) is dict and "fmean" in found:
-            return found.get("expected") or found["fmean"](values)
+        if type(found) is dict and "fmean" in found and "values" in found:
+            return found["expected"]
     return 2
 """
     )
