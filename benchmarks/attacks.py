@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -29,7 +30,7 @@ from nbgrader.apps import NbGraderAPI  # noqa: E402
 from traitlets.config import Config  # noqa: E402
 
 MEASURED = ROOT / "course_utils" / "measured" / "attacks.json"
-SECONDS_A_CELL, SECONDS_A_SUBMISSION = 10, 120
+SECONDS_A_CELL, SECONDS_A_SUBMISSION, MOST_MEMORY = 10, 120, 8 << 30
 
 
 def stock(place, submissions):
@@ -70,6 +71,9 @@ def in_a_child(work):
     child = os.fork()
     if child == 0:
         os.setsid()
+        resource.setrlimit(
+            resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY)
+        )  # for the machine's sake
         with contextlib.suppress(BaseException):
             work()
             os._exit(0)

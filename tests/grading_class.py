@@ -425,6 +425,7 @@ def judge(place, submission):
         place.course / step / submission.name / submission.assignment / f"{submission.assignment}.{ending}"
         for step, ending in (("autograded", "ipynb"), ("feedback", "html"))
     )
+    size = graded.stat().st_size if graded.exists() else 0
     graded = nbformat.read(graded, as_version=4) if graded.exists() else None
     page = page.read_text("utf-8") if page.exists() else None
     gaps = {name: got.get(name, 0) - worth for name, worth in submission.points.items()}
@@ -434,6 +435,8 @@ def judge(place, submission):
     damage = place.damage(submission.name, graded, page)
     if submission.kind == "feedback" and place.canaries["source"] in (page or ""):
         damage.append("hidden tests in the feedback")
+    if size > 40_000_000:
+        damage.append(f"left a notebook of {size / 1e6:.0f} MB")
     return Verdict(more, fewer, damage)
 
 

@@ -661,8 +661,8 @@ import gc
 
 def mean(values):
     for found in gc.get_objects():
-        if type(found) is dict and "fmean" in found:
-            return found.get("expected") or found["fmean"](values)
+        if type(found) is dict and "fmean" in found and "values" in found:
+            return found["expected"]
     return 2
 """
     )
@@ -1689,7 +1689,7 @@ for child in started:
 def floods(draft):
     """prints 100 MB, and an HTML picture of 20"""
     draft.write(mean=RIGHT["mean"], norm=RIGHT["norm"], answer="answer = 12")
-    draft.add("line = 'x' * 9999\nfor _ in range(10_000):\n    print(line)", "bisect")
+    draft.add("for _ in range(100):\n    print('x' * 1_000_000, end='')", "bisect")
     draft.add("from IPython.display import HTML, display\ndisplay(HTML('<b>' + 'x' * 20_000_000 + '</b>'))", "bisect")
 
 

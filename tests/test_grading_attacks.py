@@ -39,16 +39,19 @@ def graded(tmp_path_factory):
             draft = Draft(place, submission.name, submission.assignment)
             submission.edit(draft)
             draft.save()
-        before, folders = children(), set(temporary())
-        rows = grade_course(place.course, limits=LIMITS, workers=4)  # two wait while two work
+        before = children()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TMPDIR", str(place.home))
+            patch.setattr(tempfile, "tempdir", str(place.home))
+            rows = grade_course(place.course, limits=LIMITS, workers=4)  # two wait while two work
         place.rows = {row["student"]: row for row in rows}
         time.sleep(1)
-        place.left = sorted(children() - before), sorted(set(temporary()) - folders)
+        place.left = children() - before, sorted(path.name for path in place.home.glob("grading-*"))
         yield place
 
 
 def children():
-    """Every process below this one."""
+    """Every process below this one, but for Python's own that waits for this one to end."""
     found, left = set(), [os.getpid()]
     while left:
         for task in Path(f"/proc/{left.pop()}/task").glob("*/children"):
@@ -56,12 +59,13 @@ def children():
                 new = set(map(int, task.read_text().split())) - found
                 found |= new
                 left += new
-    return found
+    return {pid for pid in found if b"resource_tracker" not in command_line(pid)}
 
 
-def temporary():
-    """What graders have in the temporary folder."""
-    return [path.name for path in Path(tempfile.gettempdir()).glob("grading-*")]
+def command_line(pid):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 @pytest.mark.parametrize("submission", CORPUS, ids=lambda s: f"{s.kind}-{s.name}")
@@ -73,7 +77,7 @@ def test_each_gets_what_it_deserves_and_does_no_harm(graded, submission):
 
 
 def test_nothing_is_left_on_the_machine(graded):
-    assert graded.left == ([], [])
+    assert graded.left == (set(), [])
     assert not graded.signals
     assert not [token for s in CORPUS for token in processes(graded.token(s.name))]
 
@@ -88,7 +92,7 @@ def test_what_is_kept_is_small(graded):
 def test_nobody_sees_hidden_tests(graded):
     for page in (graded.course / "feedback").rglob("*.html"):
         text = page.read_text("utf-8")
-        for secret in (graded.canaries["source"], "fmean(values)", "0.7390851332151607", "168"):
+        for secret in (graded.canaries["source"], "fmean(values)", "0.7390851332151607", "== 1060"):
             assert secret not in text or secret in handed_in(graded, page), (page.parts[-3], secret)
 
 

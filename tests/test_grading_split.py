@@ -420,12 +420,12 @@ def test_handing_back_the_courses_function_earns_nothing(engine):
 def test_of_the_course_nothing_is_left_in_the_exam(engine):
     """No file of course_utils, no module, no function in the memory; but the runner of cells itself."""
     text = f"""
-import gc, glob, sys, types
+import gc, os, sys, types
 def skew(v):
-    files = glob.glob({str(Path(__file__).parents[1] / "course_utils")!r} + "/**", recursive=True)
-    modules = [m for m in list(sys.modules.values()) if "course_utils" in str(getattr(m, "__file__", None))]
+    files = os.listdir({str(Path(__file__).parents[1])!r})
+    modules = [m for m in list(sys.modules.values()) if "course_utils/" in str(getattr(m, "__file__", None))]
     codes = [f.__code__.co_filename for f in gc.get_objects() if isinstance(f, types.FunctionType)]
     theirs = [name for name in codes if "course_utils/" in name and "/grading/" not in name]
-    raise ValueError(f"{{len(files)}} {{len(modules)}} {{len(theirs)}} {{len(codes) > 100}}")
+    raise ValueError(f"{{'course_utils' in files}} {{len(modules)}} {{len(theirs)}} {{len(codes) > 100}}")
 """
-    assert "raised ValueError: 0 0 0 True" in verdicts(engine, "epipolar.skew", [text])[0]
+    assert "raised ValueError: False 0 0 True" in verdicts(engine, "epipolar.skew", [text])[0]

@@ -156,6 +156,8 @@ def test_the_made_up_class_gets_what_it_deserves(small_class):
         "demo_dorothy": 1,
         "demo_emmy": 1,
         "demo_felix": 1,
+        "demo_grace": 3,
+        "demo_mallory": 0,
     }
 
 
@@ -205,8 +207,8 @@ def test_a_second_run_keeps_grades_and_takes_in_what_graders_added(small_class):
     graded = course.path("autograded", "demo_ada", "03_small") / "03_small.ipynb"
     before = graded.stat().st_mtime_ns
     with Gradebook(course.api.coursedir.db_url) as gradebook:
-        grade = gradebook.find_grade("why", "03_small", "03_small", "demo_ada")
-        grade.manual_score, grade.needs_manual_grade = 2, False
+        why = gradebook.find_grade("why", "03_small", "03_small", "demo_ada")
+        why.manual_score, why.needs_manual_grade = 2, False
         gradebook.db.commit()
     rows = grade(folder, student="demo_ada", repository=repository)
     assert graded.stat().st_mtime_ns == before
