@@ -71,9 +71,7 @@ def in_a_child(work):
     child = os.fork()
     if child == 0:
         os.setsid()
-        resource.setrlimit(
-            resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY)
-        )  # for the machine's sake
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))  # for the machine's sake
         with contextlib.suppress(BaseException):
             work()
             os._exit(0)

@@ -15,9 +15,8 @@ def energies(energy, x):
     """energy(x), checked: raises ValueError where it is not one number for each of the B samples."""
     e = energy(x)
     if e.shape != (len(x),):  # (B, 1) would broadcast against (B,) to (B, B) without a word
-        raise ValueError(
-            f"the energy of {len(x)} samples has shape {tuple(e.shape)}; give one number each: ({len(x)},)"
-        )
+        given = f"the energy of {len(x)} samples has shape {tuple(e.shape)}"
+        raise ValueError(f"{given}; give one number each: ({len(x)},)")
     return e
 
 
@@ -47,9 +46,6 @@ def product(*several):
 def mixture(*several):
     """The energy of exp(-E1) + exp(-E2) + ...: low where any one is. Each weighs as much as its own Z."""
     return lambda x: -torch.stack([-energies(energy, x) for energy in several]).logsumexp(0)
-
-
-# ---- Z on a grid
 
 
 def grid(low, high, n=200, dim=2):
@@ -90,9 +86,6 @@ def grid_kl(log_p, log_q, cell):
     return (torch.where(p > 0, p * (log_p - log_q), 0).sum() * cell).item()
 
 
-# ---- networks
-
-
 class EnergyNet(nn.Module):
     """|x|^2 / (2 base_std^2) + f(x), f a network of SiLU units: x (B, dim) -> (B,).
 
@@ -127,19 +120,16 @@ class ConvEnergy(nn.Module):
     """A Gaussian's energy + f(x), f a small convolutional network: pictures (B, channels, size, size) -> (B,).
 
     The Gaussian is N(0, base_std^2 I), or after `set_base` that of given pictures with noise of base_std on them, the
-    `directions` in which they vary most and noise alone in all others; f has to add what no Gaussian knows. In f 2 x 2
-    pixels are folded into the channels of one position; then come convolutions of width, 1.5 and 2 times width, the
-    last two at half the resolution of the one before. No norm: it would hide how strong a picture is.
+    `directions` in which they vary most and noise alone in all others; f adds what no Gaussian knows: 2 x 2 pixels are
+    folded into channels, then convolutions halve the resolution twice. No norm: it would hide how strong a picture is.
     Raises ValueError for sizes below 1 (directions: 0), an odd size, and other pictures.
     """
 
     def __init__(self, channels=1, size=28, width=24, base_std=0.5, directions=0):
         super().__init__()
         if min(channels, size, width, directions + 1) < 1 or size % 2 or not base_std > 0:
-            raise ValueError(
-                f"channels = {channels}, size = {size}, width = {width}: each is at least 1, size is even; base_std is "
-                f"above 0 and directions = {directions} at least 0"
-            )
+            given = f"channels = {channels}, size = {size}, width = {width}, directions = {directions}"
+            raise ValueError(f"{given}: the first three are at least 1, size is even, base_std = {base_std} above 0")
         self.shape, self.base_std = (channels, size, size), base_std
         self.register_buffer("centre", torch.zeros(channels * size**2))
         self.register_buffer("explained", torch.zeros(channels * size**2, directions))

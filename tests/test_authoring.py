@@ -386,3 +386,13 @@ def test_secret_lines_are_found(small, released):
     assert any(line.startswith("One point each") for line in secret)
     assert not any("def q_sample" in line for line in secret)
     assert not any(line in c.source for line in secret for c in released.cells)
+
+
+def test_an_included_file_is_listed_up_to_a_line():
+    book = Book(ROOT)
+    page = book.pages["book/contributing"]
+    whole = (ROOT / "tests" / "examples" / "standardise_exercise.py").read_text()
+    start = "```{literalinclude} ../tests/examples/standardise_exercise.py\n:language: python\n"
+    assert whole.strip() in Converter(book, page).convert(f"{start}```\n")
+    listed = Converter(book, page).convert(f'{start}:end-before: "import"\n```\n')
+    assert listed.startswith("````python") and "import" not in listed and whole.splitlines()[0] in listed

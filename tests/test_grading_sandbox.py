@@ -347,8 +347,8 @@ def test_an_ordinary_user_has_the_same_sandbox(outside, tmp_path):
         pytest.skip("needs root, bubblewrap and the system's Python")
     module = tmp_path / "sandbox.py"
     shutil.copy(sandbox.__file__, module)
-    for path in (tmp_path, *list(tmp_path.parents)[:2]):
-        os.chmod(path, 0o755)
+    for path in (tmp_path, *tmp_path.parents):  # pytest's folders are for their owner only
+        path.chmod(path.stat().st_mode | 0o055)
     script = tmp_path / "walk.py"
     script.write_text(
         f"import os, sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport sandbox\n"

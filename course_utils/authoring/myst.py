@@ -209,6 +209,13 @@ class Converter:
     def _listing(self, directive, line):
         return f"```{directive.argument}\n{directive.body}\n```"
 
+    def _included(self, directive, line):
+        """A listing of a file of the repository, up to the line that the option end-before names."""
+        text = self.page.path.parent.joinpath(directive.argument).read_text("utf-8")
+        end = yaml.safe_load(directive.options.get("end-before", "null"))  # as Sphinx reads options, quotes and all
+        kept = text.splitlines()[: next((i for i, row in enumerate(text.splitlines()) if end and end in row), None)]
+        return "\n".join([f"````{directive.options.get('language', '')}", *kept, "````"])
+
     def _displayed(self, directive, line):
         return self._formula(f"{directive.argument}\n{directive.body}", directive.label)
 
@@ -415,6 +422,7 @@ RENDER = {
     **dict.fromkeys("button-ref button-link".split(), Converter._button),
     **dict.fromkeys("code code-block".split(), Converter._listing),
     **dict.fromkeys("glue glue:any glue:figure".split(), Converter._glued),
+    "literalinclude": Converter._included,
     "exercise": Converter._statement,
     "tab-item": Converter._tab,
     "live": Converter._live,
