@@ -279,6 +279,7 @@ def test_the_table_counts_what_was_computed(whole):
     rows = list(csv.DictReader(open(whole.out / "log.csv")))
     assert [int(row["step"]) for row in rows] == [4, 8, 12, 16]
     flop = 3 * runs.forward_flop(small().net, torch.zeros(1, 1, 28, 28), torch.ones(1))
+    assert flop == 3 * runs.forward_flop(whole.task.net, torch.zeros(1, 1, 28, 28), torch.ones(1))  # channels last
     assert float(rows[-1]["pflop"]) == pytest.approx(EPOCHS * N * flop / 1e15)
 
 
@@ -386,7 +387,8 @@ def test_flips_only_where_a_mirrored_picture_is_one(whole):
 def test_a_classifier_learns_to_read(digits, tmp_path):
     """On the few digits that it sees it does far better than by chance."""
     model = SmallClassifier(1, width=8)
-    run = train.start("mnist_classifier", tmp_path, str(digits), torch.device("cpu"), model, 30, 16, 4e-3, 0.9)
+    options = dict(epochs=30, batch_size=16, lr=4e-3, ema_decay=0.9)
+    run = train.start("mnist_classifier", tmp_path, str(digits), torch.device("cpu"), model, **options)
     run.train()
     images, labels = run.task.train
     x = images / 127.5 - 1

@@ -163,7 +163,7 @@ class Converter:
             out.append(_indent_like(lines[start], token, lines[start:end] if replaced is KEEP else replaced))
             done = end
         out.append(self.inline("\n".join(lines[done:]), line + done))
-        return re.sub(r"\n{3,}", "\n\n", "\n".join(out)).strip("\n")
+        return _without_gaps("\n".join(out))
 
     def _block(self, token, line):
         """The markdown that stands for a block: KEEP for what stays as it is, None for what is no block of ours."""
@@ -433,6 +433,14 @@ RENDER = {
     "bibliography": Converter._references,
     "code-cell": Converter._nested_code,
 }
+
+
+def _without_gaps(text):
+    """The text with at most one blank line at a stretch, but for code, whose lines stay as they are."""
+    parts = re.split(r"(^(`{3,}|~{3,}).*?^\2$)", text, flags=re.MULTILINE | re.DOTALL)
+    prose, code = parts[::3], parts[1::3]
+    prose = [re.sub(r"\n{3,}", "\n\n", part) for part in prose]
+    return "".join(a + b for a, b in zip(prose, [*code, ""], strict=True)).strip("\n")
 
 
 def _folded(title, content, is_open=False):

@@ -1196,8 +1196,8 @@ def one_noise_a_level(score, x, sigmas, eps, noise):
 
 
 @annealed_langevin.misconception(
-    "The very last step has no noise: that belongs to other samplers. (A last step by Tweedie's formula would be wise, "
-    "but it is not asked for.)"
+    "The very last step has no noise: that belongs to other samplers. A last step by Tweedie's formula would be wise, "
+    "but it is not asked for."
 )
 def last_step_is_quiet(score, x, sigmas, eps, noise):
     quiet = noise.clone()
