@@ -20,6 +20,7 @@ from tiny_class import CUBES, SQUARES, WRONG, QuickEngine, answers, hand_in, mak
 from course_utils.authoring.notebook import to_text
 from course_utils.grading import Course, GradingError, SandboxError, grade_course, pool
 from course_utils.grading import grade as grading
+from course_utils.grading.writer import Writer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::sqlalchemy.exc.SAWarning")
 DIE = "die()  # the kernel's process goes, and the worker with it"
@@ -287,13 +288,13 @@ def test_a_locked_gradebook_is_waited_for(tmp_path, capsys, monkeypatch):
         time.sleep(6)  # longer than SQLite waits by itself
         lock.execute("COMMIT")
 
-    def run(*arguments, **options):
+    def run(self, *arguments):
         lock.execute("BEGIN EXCLUSIVE")
         begun.set()
-        yield from execute(*arguments, **options)
+        yield from execute(self, *arguments)
 
-    execute = pool.run
-    monkeypatch.setattr(pool, "run", run)
+    execute = pool.Pool.run
+    monkeypatch.setattr(pool.Pool, "run", run)
     holder = threading.Thread(target=hold)
     holder.start()
     assert grade(folder)["ada"]["score"] == 3
@@ -305,14 +306,14 @@ def test_what_cannot_be_written_down_stops_nobody(tmp_path, monkeypatch):
     folder = make_course(tmp_path)
     for student in ("ada", "bad", "carl"):
         hand_in(folder, student, answers())
-    record = grading.Writer.record
+    record = Writer.record
 
     def fails(self, submission, outcome):
         if submission.student == "bad":
             raise RuntimeError("something unheard of")
         record(self, submission, outcome)
 
-    monkeypatch.setattr(grading.Writer, "record", fails)
+    monkeypatch.setattr(Writer, "record", fails)
     rows = grade(folder)
     assert [rows[s]["score"] for s in ("ada", "bad", "carl")] == [3, "", 3]
     assert "something unheard of" in rows["bad"]["problem"] and "see logs/bad_powers.log" in rows["bad"]["problem"]

@@ -5,6 +5,10 @@ carry nbgrader and its database along.
 """
 
 import importlib
+import sys
+
+# jsonschema would check addresses (IRIs) with it, which no notebook holds, and its import alone takes two seconds.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 HOME = {
     "Course": "course",

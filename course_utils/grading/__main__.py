@@ -48,25 +48,31 @@ def main():
         words = ["grade", *words]
     arguments = parser().parse_args(words or ["--help"])
     logging.getLogger("traitlets").addHandler(logging.NullHandler())
+    try:
+        {"grade": _grade, "collect": _collect, "export": _export}[arguments.command](arguments)
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. What is graded is kept; run it again to go on.")
+    except _for_people() as error:
+        sys.exit(str(error))
+
+
+def _for_people():
+    """The errors whose message is all that is to be said."""
     from course_utils.authoring import AuthoringError
 
     from .course import GradingError
     from .execute import SandboxError
 
-    try:
-        {"grade": _grade, "collect": _collect, "export": _export}[arguments.command](arguments)
-    except (GradingError, AuthoringError, SandboxError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("\nStopped. What is graded is kept; run it again to go on.")
+    return GradingError, AuthoringError, SandboxError
 
 
 def _grade(arguments):
     from .grade import grade_course
-    from .report import summary
 
     options = {name: value for name, value in vars(arguments).items() if name not in ("command", "course")}
     rows = grade_course(arguments.course, **options)
+    from .report import summary
+
     print(f"\n{summary(rows)}\n\nWritten to {arguments.course}: grades.csv, feedback/ and the gradebook.")
 
 

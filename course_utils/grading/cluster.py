@@ -15,34 +15,54 @@ PATIENCE = 10  # seconds to find the scheduler
 LOCK = threading.Lock()
 
 
-def run(jobs, tasks, limits, unsafe, scheduler):
-    """Yield (job, outcome) as they are done; a job whose worker is lost is done by another.
+class Cluster:
+    """The workers of the dask cluster at the address `scheduler`; a context manager.
 
-    Raises GradingError where the cluster can't be reached, SandboxError where a worker finds no sandbox.
+    Raises GradingError where the cluster can't be reached or has no workers.
     """
-    from .course import GradingError
 
-    try:
-        from distributed import Client, as_completed
-    except ImportError:
-        raise GradingError("--scheduler needs dask: pip install distributed") from None
-    try:
-        client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise GradingError(f"There is no dask scheduler at {scheduler}: {error}") from None
-    with client:
-        threads = sum(client.nthreads().values())
-        if not threads:
+    def __init__(self, scheduler, unsafe=False):
+        from .course import GradingError
+
+        try:
+            from distributed import Client
+        except ImportError:
+            raise GradingError("--scheduler needs dask: pip install distributed") from None
+        try:
+            self.client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise GradingError(f"There is no dask scheduler at {scheduler}: {error}") from None
+        self.unsafe, self.threads = unsafe, sum(self.client.nthreads().values())
+        if not self.threads:
+            self.client.close()
             raise GradingError(f"The dask scheduler at {scheduler} has no workers: start some with `dask worker`.")
-        waiting, of, futures = iter(jobs), {}, as_completed(loop=client.loop)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.client.close()
+
+    def begin(self, number=1):
+        """Nothing: a cluster's workers have started."""
+
+    def run(self, jobs, tasks, limits):
+        """Yield (job, outcome) as they are done; a job whose worker is lost is done by another.
+
+        Raises SandboxError where a worker finds no sandbox.
+        """
+        from distributed import as_completed
+
+        waiting, of, futures = iter(jobs), {}, as_completed(loop=self.client.loop)
 
         def send(number):
             for job in itertools.islice(waiting, number):
-                future = client.submit(remote, _packed(job), tasks[job.assignment], limits, unsafe, pure=False)
+                options = (tasks[job.assignment], limits, self.unsafe)
+                future = self.client.submit(remote, _packed(job), *options, pure=False)
                 of[future] = job
                 futures.add(future)
 
-        send(AHEAD * threads)
+        send(AHEAD * self.threads)
         for future in futures:
             yield of.pop(future), _outcome(future)
             send(1)

@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import sys
 import warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -79,7 +77,7 @@ class Task:
 class Course:
     """The class in `folder`; labs come from `repository` (default: the one that course_utils was installed from).
 
-    Raises GradingError where there is no such folder, or nothing to grade by.
+    Raises GradingError where there is no such folder. nbgrader is not imported before it is needed.
     """
 
     def __init__(self, folder, repository=None):
@@ -87,19 +85,18 @@ class Course:
         if not self.folder.is_dir():
             raise GradingError(f"There is no folder {folder}.")
         self.repository = Path(repository or REPOSITORY)
-        if not shutil.which("alembic"):  # nbgrader calls it by name, and it stands beside this Python
-            os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        self.config = Config(nbgrader_config(self.folder))
-        if not self.assignments:
-            raise GradingError(
-                f"There are no labs in {self.repository / 'solutions'} and no assignments in {self.path('source')}: "
-                "run this from the course's repository, or put an assignment there."
-            )
+
+    @functools.cached_property
+    def config(self):
+        """nbgrader's settings for this class."""
+        return Config(nbgrader_config(self.folder))
 
     @functools.cached_property
     def api(self):
+        import nbgrader.api
         from nbgrader.apps import NbGraderAPI
 
+        nbgrader.api.get_alembic_version = _gradebook_version
         return NbGraderAPI(config=self.config)
 
     @functools.cached_property
@@ -111,8 +108,16 @@ class Course:
 
     @property
     def assignments(self):
-        """The names of what can be graded: the folders in source/, and the course's labs."""
+        """The names of what can be graded: the folders in source/, and the course's labs.
+
+        Raises GradingError where there are none.
+        """
         own = [path.name for path in self.path("source").glob("*/") if any(path.glob("*.ipynb"))]
+        if not own and not self.labs:
+            raise GradingError(
+                f"There are no labs in {self.repository / 'solutions'} and no assignments in {self.path('source')}: "
+                "run this from the course's repository, or put an assignment there."
+            )
         return sorted({*own, *self.labs})
 
     @functools.cached_property
@@ -263,6 +268,14 @@ class Course:
         stamp = self.stamp(submission)
         graded = self.path("autograded", submission.student, submission.assignment)
         return not (graded.exists() and stamp.exists()) or stamp.read_text("utf-8") != submission.state
+
+
+def _gradebook_version():
+    """The version of nbgrader's tables, for a new gradebook; nbgrader has a program tell it, in five seconds."""
+    import nbgrader
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory(str(Path(nbgrader.__file__).parent / "alembic")).get_current_head()
 
 
 def _complete(cell, known):

@@ -5,18 +5,13 @@ next run, and what was finished is left alone.
 """
 
 import contextlib
-import functools
 import traceback
 
 from tqdm.auto import tqdm
 
 from .course import Course
 from .execute import probe
-from .feedback import Pages
-from .report import write_grades
-from .submissions import find_submissions
 from .worker import Job
-from .writer import Writer
 
 UNSAFE = (
     "UNSAFE: students' code is now executed on this computer with your rights, without a sandbox: "
@@ -43,24 +38,31 @@ def grade_course(
     nothing can be graded at all, and SandboxError where there can be no sandbox.
     """
     course = Course(folder, repository)
-    submissions = find_submissions(course, assignment, student)
-    names = sorted({submission.assignment for submission in submissions} & set(course.assignments))
-    for name in names:
-        course.prepare(name)
     if unsafe:
         print(UNSAFE, flush=True)
     elif not scheduler:
         probe()
-    tasks = {name: course.task(name) for name in names}
+    with _cluster(scheduler, unsafe) if scheduler else _pool(course, unsafe, workers) as runner:
+        runner.begin()  # while nbgrader is imported and the assignments are looked after
+        return _with(runner, course, assignment, student, force, limits)
+
+
+def _with(runner, course, assignment, student, force, limits):
+    """Have the runner, a pool of workers or a cluster, grade what is new."""
+    from .feedback import Pages
+    from .report import write_grades
+    from .submissions import find_submissions
+    from .writer import Writer
+
+    submissions = find_submissions(course, assignment, student)
+    tasks = _tasks(course, submissions)
     for submission in submissions:
         submission.state = "" if submission.problem else course.fingerprint(submission)
     todo = [s for s in submissions if not s.problem and (force or course.is_stale(s))]
     with Writer(course, tasks, tqdm.write) as writer:
         pages = Pages(course, writer)
         if todo:
-            run = _cluster(scheduler) if scheduler else _pool(workers, course.log("workers"))
-            outcomes = run(_jobs(todo), tasks, limits or course.limits, unsafe)
-            _grade(course, writer, pages, todo, outcomes)
+            _grade(course, writer, pages, todo, runner.run(_jobs(todo), tasks, limits or course.limits))
         graded = {id(submission) for submission in todo}
         for submission in submissions:
             if id(submission) not in graded:
@@ -68,20 +70,28 @@ def grade_course(
     return write_grades(course, _all(course, submissions))
 
 
+def _tasks(course, submissions):
+    """Each assignment that something was handed in of, brought up to date, as workers need it."""
+    names = sorted({submission.assignment for submission in submissions} & set(course.assignments))
+    for name in names:
+        course.prepare(name)
+    return {name: course.task(name) for name in names}
+
+
 def _jobs(submissions):
     return [Job(submission.student, submission.assignment, str(submission.folder)) for submission in submissions]
 
 
-def _pool(workers, log):
-    from . import pool
+def _pool(course, unsafe, workers):
+    from .pool import Pool
 
-    return functools.partial(pool.run, workers=workers, log=log)
+    return Pool(unsafe, workers, course.log("workers"))
 
 
-def _cluster(scheduler):
-    from . import cluster
+def _cluster(scheduler, unsafe):
+    from .cluster import Cluster
 
-    return functools.partial(cluster.run, scheduler=scheduler)
+    return Cluster(scheduler, unsafe)
 
 
 def _grade(course, writer, pages, todo, outcomes):
@@ -138,5 +148,7 @@ def _contained(course, submission, write, *arguments):
 
 def _all(course, graded):
     """Every submission of the class, so that grades.csv is whole; those just graded keep what was found."""
+    from .submissions import find_submissions
+
     known = {(submission.student, submission.assignment): submission for submission in graded}
     return [known.get((s.student, s.assignment), s) for s in find_submissions(course)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import itertools
 import multiprocessing
 import os
 import signal
@@ -16,50 +17,63 @@ ATTEMPTS = 2
 METHOD = "spawn"
 READY, STILLBORN = "ready", 3
 NO_WORKERS = "The processes that run submissions end before they begin; {log} says why, at its end:\n{said}"
-GRACE = 120  # seconds beyond a submission's own limit before a worker that says nothing is ended
+GRACE = 120  # seconds to start, or beyond a submission's own limit, before a worker that says nothing is ended
 DIED = (
     "The process that ran this submission died twice (the machine may have been out of memory), so it was not graded. "
     "Run it again, alone, with --student and --workers 1."
 )
 
 
-def run(jobs, tasks, limits, unsafe=False, workers=None, log=os.devnull):
-    """Yield (job, outcome) as they are done. `tasks` by assignment; what workers print goes to the file `log`.
+class Pool:
+    """Up to `workers` processes (default: one a core); a context manager. What they print goes to the file `log`."""
 
-    Raises SandboxError where a worker finds no sandbox.
-    """
-    waiting, attempts = list(reversed(jobs)), {id(job): 0 for job in jobs}
-    settings = (tasks, limits, unsafe, str(log))
-    team = {Worker(settings) for _ in range(min(workers or os.cpu_count() or 1, len(jobs)))}
-    stillborn = 0  # workers that ended before they could begin, one after the other
-    try:
-        while waiting or any(worker.job for worker in team):
-            for worker in team:
-                if waiting and not worker.job:
-                    worker.give(waiting.pop(), limits, tasks)
-            busy = {source: worker for worker in team if worker.job for source in worker.sources}
-            wait(list(busy), timeout=1)
-            for worker in list(team):
+    def __init__(self, unsafe=False, workers=None, log=os.devnull):
+        self.settings, self.size, self.log, self.team = (unsafe, str(log)), workers or os.cpu_count() or 1, log, set()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for worker in self.team:
+            worker.end()
+
+    def begin(self, number=1):
+        """Let as many workers start as so many submissions need: each takes some seconds of a core."""
+        while len(self.team) < min(self.size, number):
+            self.team.add(Worker(self.settings))
+
+    def run(self, jobs, tasks, limits):
+        """Yield (job, outcome) as they are done. `tasks` by assignment.
+
+        Raises SandboxError where a worker finds no sandbox.
+        """
+        waiting, attempts = list(reversed(jobs)), {id(job): 0 for job in jobs}
+        stillborn = 0  # workers that ended before they could begin, one after the other
+        self.begin(len(jobs))
+        while waiting or any(worker.job for worker in self.team):
+            for worker in self.team:
+                if waiting and worker.is_ready and not worker.job:
+                    job = waiting.pop()
+                    worker.give(job, tasks[job.assignment], limits)
+            awaited = [w for w in self.team if w.job or not w.is_ready]
+            wait([source for worker in awaited for source in worker.sources], timeout=1)
+            for worker in list(self.team):
                 job, outcome = worker.job, worker.take()
                 if outcome is not None:
-                    stillborn = 0
                     yield job, outcome
                 elif worker.is_lost():
-                    team.remove(worker)
+                    self.team.remove(worker)
                     worker.end()
-                    stillborn += not worker.is_ready
+                    stillborn = 0 if worker.is_ready else stillborn + 1
                     if stillborn == STILLBORN:
-                        raise SandboxError(NO_WORKERS.format(log=log, said=_last_lines(log)))
-                    team.add(Worker(settings))
+                        raise SandboxError(NO_WORKERS.format(log=self.log, said=_last_lines(self.log)))
+                    self.team.add(Worker(self.settings))
                     if job:
-                        attempts[id(job)] += worker.is_ready
-                    if job and attempts[id(job)] < ATTEMPTS:
-                        waiting.append(job)
-                    elif job:
-                        yield job, Outcome(problem=DIED)
-    finally:
-        for worker in team:
-            worker.end()
+                        attempts[id(job)] += 1
+                        if attempts[id(job)] < ATTEMPTS:
+                            waiting.append(job)
+                        else:
+                            yield job, Outcome(problem=DIED)
 
 
 class Worker:
@@ -71,31 +85,32 @@ class Worker:
         self.process = context.Process(target=serve, args=(theirs, os.getpid(), *settings))
         self.process.start()
         theirs.close()
-        self.job, self.deadline, self.is_ready = None, None, False
+        self.job, self.is_ready, self.deadline = None, False, time.monotonic() + GRACE
         self.sources = [self.pipe, self.process.sentinel]
 
-    def give(self, job, limits, tasks):
-        notebooks = len(tasks[job.assignment].skeletons)
-        self.job, self.deadline = job, time.monotonic() + 2 * limits.notebook_seconds * notebooks + GRACE
+    def give(self, job, task, limits):
+        """Send it, once it is ready, the next job."""
+        self.job, self.deadline = job, time.monotonic() + 2 * limits.notebook_seconds * len(task.skeletons) + GRACE
         with contextlib.suppress(OSError):  # it died while idle: seen in is_lost
-            self.pipe.send(job)
+            self.pipe.send((job, task, limits))
 
     def take(self):
         """The outcome of its job, or None."""
         with contextlib.suppress(EOFError, OSError):
-            if self.job and self.pipe.poll():
+            if not (self.is_ready and not self.job) and self.pipe.poll():
                 outcome = self.pipe.recv()
+                if isinstance(outcome, SandboxError):
+                    raise outcome
+                self.deadline = None
                 if outcome == READY:
                     self.is_ready = True
                     return None
-                if isinstance(outcome, SandboxError):
-                    raise outcome
                 self.job = None
                 return outcome
         return None
 
     def is_lost(self):
-        return not self.process.is_alive() or bool(self.job and time.monotonic() > self.deadline)
+        return not self.process.is_alive() or bool(self.deadline and time.monotonic() > self.deadline)
 
     def end(self):
         """Ask the process to leave, and after a while make it."""
@@ -109,7 +124,7 @@ class Worker:
             self.process.join()
 
 
-def serve(pipe, parent, tasks, limits, unsafe, log):
+def serve(pipe, parent, unsafe, log):
     """The process: jobs in, outcomes out, until the pipe or the parent is gone."""
     _leave_with(parent)
     with open(log, "a", buffering=1, encoding="utf-8") as file:
@@ -118,10 +133,13 @@ def serve(pipe, parent, tasks, limits, unsafe, log):
     with contextlib.suppress(EOFError, OSError):
         try:
             with Engine(unsafe=unsafe) as engine:
+                engine.start()
                 pipe.send(READY)
-                while True:
-                    job = pipe.recv()
-                    pipe.send(work(job, tasks[job.assignment], engine, limits))
+                for number in itertools.count():
+                    job, task, limits = pipe.recv()
+                    pipe.send(work(job, task, engine, limits))
+                    if number == 0:
+                        engine.warm_up()
         except SandboxError as error:
             pipe.send(error)
 

@@ -15,7 +15,6 @@ import nbformat
 from .execute import SandboxError
 from .reading import Parcel, Unreadable, pack, read_notebook
 from .repair import likeness, rebuild
-from .sanitising import clean_notebook
 
 HALTED = "Grading came to a halt in this notebook, so its points are not final: the next run tries it again."
 
@@ -44,6 +43,8 @@ class Outcome:
 
 def work(job, task, engine, limits):
     """The Outcome of a job."""
+    from .sanitising import clean_notebook  # half a second, for which the first worker's start would wait
+
     outcome, begin = Outcome(), time.monotonic()
     try:
         parcel = job.parcel or pack(job.folder)
