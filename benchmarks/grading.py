@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import random
+import statistics
 import sys
 import tempfile
 import time
@@ -67,12 +68,13 @@ def ours(number):
             time.sleep(1)
         seconds, left = time.monotonic() - begin, not nothing_left(place)
         times = sorted(finished(place).values())
+        late = times[len(times) // 2 :]  # the second half, when all workers have long begun
         right = sum(sum(points(place.course, f"s{n:03}", LAB).values()) == 3 for n in range(number) if n % 10 != 9)
     return {
         "submissions": number,
         "seconds": seconds,
         "first": (times[0] - begin_ns) / 1e9,
-        "seconds_each": (times[-1] - times[0]) / 1e9 / (len(times) - 1),
+        "seconds_each": statistics.linear_regression(range(len(late)), late).slope / 1e9,  # two workers end in pairs
         "parent": memory.parent,
         "worker": memory.worker,
         "left": left,
