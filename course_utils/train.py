@@ -31,7 +31,7 @@ DEFAULTS = {
     "mnist": dict(epochs=8, batch_size=128, lr=2e-3, ema_decay=0.999),
     "shapes": dict(epochs=8, batch_size=32, lr=2e-3, ema_decay=0.999),
     "cifar10": dict(epochs=13, batch_size=64, lr=1e-3, ema_decay=0.9995),  # a fifth of what the baseline took
-    "mnist_energy": dict(epochs=4, batch_size=32, lr=3e-3, ema_decay=0.995),
+    "mnist_energy": dict(epochs=20, batch_size=32, lr=3e-3, ema_decay=0.995),
     "mnist_classifier": dict(epochs=6, batch_size=128, lr=2e-3, ema_decay=0.99),
     "shapes_classifier": dict(epochs=4, batch_size=128, lr=2e-3, ema_decay=0.99),
     "cifar10_classifier": dict(epochs=5, batch_size=256, lr=2e-3, ema_decay=0.995),

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from course_utils.data import load_mnist, load_shapes
+from course_utils.energy import score_of
 from course_utils.guidance import cfg, clip, condition
 from course_utils.metrics import classifier_accuracy
 from course_utils.samplers import dpmpp_2m
@@ -13,7 +14,7 @@ SHIPPED = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
 def test_the_weights_belong_to_models():
-    assert set(SHIPPED) == set(PRETRAINED) - {"mnist_energy"}  # may be trained, but no page uses it yet
+    assert set(SHIPPED) == set(PRETRAINED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -59,6 +60,28 @@ def test_the_model_of_photographs_has_learned_more_than_the_best_linear_filter()
         error = (model(alpha * images + sigma * noise, t) - images).square().mean().item()
     linear = (variances * sigma**2 / (alpha**2 * variances + sigma**2)).mean().item()
     assert error < linear
+
+
+def test_the_energy_has_learned_more_of_digits_than_the_best_linear_filter():
+    """Its score denoises digits that it has not seen with a smaller error than any linear filter's."""
+    energy, sigma = load_pretrained("mnist_energy"), 0.5
+    new, seen = (load_mnist(split, quiet=True)[0] for split in ("test", "train"))
+    x = new + sigma * torch.randn(new.shape, generator=torch.Generator().manual_seed(0))
+    error = (x + sigma**2 * score_of(energy)(x) - new).square().mean().item()
+    variances = torch.linalg.eigvalsh(seen.flatten(1).double().T.cov()).clamp(min=0)
+    assert error < 0.8 * (variances * sigma**2 / (variances + sigma**2)).mean().item()
+
+
+def test_the_energy_of_what_is_no_digit_is_higher():
+    energy, new = load_pretrained("mnist_energy"), load_mnist("test", quiet=True)[0]
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(784, generator=generator)
+    strange = [2 * torch.rand(new.shape, generator=generator) - 1, -new, new.flatten(1)[:, order].reshape(new.shape)]
+    noise = 0.5 * torch.randn(new.shape, generator=generator)
+    with torch.no_grad():
+        known = energy(new + noise)
+        for x in strange:
+            assert (known[:, None] < energy(x + noise)[None]).float().mean() > 0.95
 
 
 def test_weights_that_do_not_ship(tmp_path, monkeypatch):
