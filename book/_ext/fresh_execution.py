@@ -27,14 +27,22 @@ def fingerprint(root):
 
 
 def drop_stale_outputs(app, env, added, changed, removed):
-    """Empty the cache and name every page as outdated where the fingerprint is not the last complete build's."""
+    """Name every page as outdated where the fingerprint is not the last complete build's, and empty a cache of another.
+
+    What a build that failed or was stopped has executed is not executed again.
+    """
     if os.environ.get("COURSE_KEEP_OUTPUTS"):  # `make serve`: an author who waits for a text
         return []
     now = fingerprint(Path(app.srcdir))
     if getattr(env, "course_fingerprint", None) == now:
         return []
     env.course_fingerprint = now  # kept with the environment, that is only once all pages have been read
-    shutil.rmtree(Path(app.srcdir) / app.config.nb_execution_cache_path, ignore_errors=True)
+    cache = Path(app.srcdir) / app.config.nb_execution_cache_path
+    stamp = cache / "course_fingerprint"
+    if not stamp.exists() or stamp.read_text() != now:
+        shutil.rmtree(cache, ignore_errors=True)
+        cache.mkdir(parents=True)
+        stamp.write_text(now)
     return sorted(env.found_docs - removed)
 
 
