@@ -47,7 +47,7 @@ check: $(ENV)  ## are notebooks/ in step with their sources, is the code clean?
 
 check-site: $(ENV)  ## look at the built website: links, pictures, and every page in a real browser
 	@test -f _build/html/index.html || { echo "There is no website yet: run 'make book' first."; exit 1; }
-	@pytest -m site tests/test_site*.py
+	@pytest -m site -n logical --maxprocesses 4 tests/test_site*.py
 
 notebooks: $(ENV)  ## write notebooks/ anew from solutions/ and book/
 	@python -m course_utils.authoring

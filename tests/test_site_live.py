@@ -212,7 +212,7 @@ def test_a_drawing_is_finished(visit):
     name = "live-finish"
     tab, box = visit("editing", name)
     assert "Noised to t = 0.70" in box.locator(".live-state").inner_text()
-    box.get_by_text("half a digit").click()
+    box.get_by_text("half a digit", exact=True).click()
     rest(tab, name)
     sheet = box.get_by_role("application")
     sheet.focus()
