@@ -2,12 +2,14 @@
 
 import functools
 import re
+import sys
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlparse
 
 import axe_playwright_python
 import pytest
 from bs4 import BeautifulSoup
+from fontTools.ttLib import TTFont
 from sphinx_external_toc.parsing import parse_toc_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +66,19 @@ def test_nothing_comes_from_elsewhere(page):
 def test_no_style_comes_from_elsewhere():
     outside = re.compile(r"(?:@import\s+|url\()\s*[\"']?(?:https?:)?//")
     assert not [f.relative_to(SITE) for f in SITE.rglob("*.css") if outside.search(f.read_text("utf-8"))]
+
+
+def test_icons_are_few_and_none_is_missing():
+    """The fonts hold every icon that a page or style asks for, in a few kB, and no page loads them once more."""
+    sys.path.insert(0, str(ROOT / "book" / "_ext"))
+    from light_icons import used
+
+    fonts = sorted((SITE / "_static" / "vendor" / "fontawesome" / "webfonts").glob("*.woff2"))
+    assert fonts and sum(font.stat().st_size for font in fonts) < 20_000
+    assert {*used(SITE)} <= {code for font in fonts for code in TTFont(font).getBestCmap()}
+    assert not [page for page in PAGES if "fontawesome.js" in (SITE / f"{page}.html").read_text("utf-8")]
+    icons = {name for link in parsed(SITE / "book" / "intro.html").select("[class*=fa-]") for name in link["class"]}
+    assert {"fa-magnifying-glass", "fa-github"} <= icons and {0xF002, 0xF09B} <= {*used(SITE)}
 
 
 def test_links_lead_somewhere(page):
