@@ -20,6 +20,7 @@ from tiny_class import CUBES, SQUARES, WRONG, QuickEngine, answers, hand_in, mak
 from course_utils.authoring.notebook import to_text
 from course_utils.grading import Course, GradingError, SandboxError, grade_course, pool
 from course_utils.grading import grade as grading
+from course_utils.grading.report import summary
 from course_utils.grading.writer import Writer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::sqlalchemy.exc.SAWarning")
@@ -122,6 +123,39 @@ def test_grades_csv_reads_back_and_runs_nothing(class_folder):
     assert read["nothing"]["score"] == "" and read["deadly"]["powers/squares"] == ""
     assert (read["right"]["powers/why"], read["blank"]["powers/why"]) == ("", "0")
     assert list(read["right"])[-3:] == ["powers/squares", "powers/cubes", "powers/why"]
+
+
+NAMES = [
+    "=1+1",
+    "-rf",
+    "名前 ü",
+    "a b",
+    "..x",
+    "'; DROP TABLE student; --",
+    "<b>x<script>1",
+    "CON",
+    "%s%n",
+    "{{7*7}}",
+    "$HOME",
+]
+NO_NAMES = ["a" * 250, "x\ny", "a\udcffb"]  # too long, not to be printed, no text at all
+
+
+def test_students_of_any_name(tmp_path):
+    folder = make_course(tmp_path)
+    for name in NAMES + NO_NAMES:
+        hand_in(folder, name, answers())
+    rows = grade(folder)
+    summary(rows.values()).encode()  # can be printed
+    assert [rows[name]["score"] for name in NAMES] == [3] * len(NAMES)
+    assert all("no name of a student" in rows[name]["problem"] and rows[name]["score"] == "" for name in NO_NAMES)
+    with open(folder / "grades.csv", encoding="utf-8", newline="") as file:
+        read = list(csv.DictReader(file))
+    assert len(read) == len(NAMES + NO_NAMES) and not any(row["student"].startswith(("=", "-")) for row in read)
+    for name in NAMES:
+        page = (folder / "feedback" / name / "powers" / "powers.html").read_text("utf-8")
+        assert "<b>x<script>" not in page and ("{{7*7}}" in page or name != "{{7*7}}")
+    assert {path.name for path in (folder / "feedback").iterdir()} >= {*NAMES}
 
 
 def test_a_second_run_executes_nobody_and_a_change_one(class_folder, quick):

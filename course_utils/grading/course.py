@@ -290,7 +290,8 @@ def _complete(cell, known):
 
 def _short(name):
     """A name that every file system takes."""
-    return name if len(name.encode()) < 200 else f"{name[:40]}-{_hash(name.encode())[:16]}"
+    plain = name.isprintable() and len(os.fsencode(name)) < 200  # a name that is no text is not printable, either
+    return name if plain else f"{re.sub('[^ -~]', '_', name[:40])}-{_hash(os.fsencode(name))[:16]}"
 
 
 def _read(path):

@@ -254,7 +254,7 @@ class Pages:
         report = {"title": submission.assignment, "student": submission.student, "total": submission.problem}
         report |= {"questions": [], "notes": submission.notes, "style": ""}
         html, _ = self.exporter.from_notebook_node(nbformat.v4.new_notebook(), {"report": report})
-        (target / f"{submission.assignment}.html").write_text(html, "utf-8")
+        (target / f"{submission.assignment}.html").write_text(html, "utf-8", errors="replace")
 
     def _page(self, path, theirs, names):
         notebook = nbformat.read(path, as_version=4)

@@ -23,7 +23,7 @@ def write_grades(course, submissions):
         columns = [column for a in gradebook.assignments if a.name in used for column in _columns(a)]
     questions = [column for column in columns if any(column in row for row in rows)]
     part = course.folder / ".grades.csv.part"
-    with open(part, "w", encoding="utf-8", newline="") as file:
+    with open(part, "w", encoding="utf-8", newline="", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, [*HEAD, *questions], restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows({key: plain(value) for key, value in row.items()} for row in rows)
@@ -33,6 +33,7 @@ def write_grades(course, submissions):
 
 def summary(rows):
     """The rows as a table for people, and below it what was done."""
+    rows = [row | {"student": shown(row["student"])} for row in rows]
     width = max([len("student"), *(len(row["student"]) for row in rows)])
     names = max([len("assignment"), *(len(row["assignment"]) for row in rows)])
     lines = [f"{'student':{width}}  {'assignment':{names}}  {'score':>11}  to read"]
@@ -108,6 +109,11 @@ def plain(value):
     if isinstance(value, float):
         return f"{value:g}"
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def shown(name):
+    """The name of a folder on one line of text, whatever it holds."""
+    return textwrap.shorten(name if name.isprintable() else ascii(name)[1:-1], 120, placeholder="...") or "..."
 
 
 def question_name(grade_id):
