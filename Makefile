@@ -38,7 +38,7 @@ pdf: $(ENV)  ## print the built website into one file, _build/course.pdf
 	@python book/pdf.py
 
 test: $(ENV) system  ## run the tests
-	@pytest -m "not site" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@pytest -m "not site" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 20
 
 check: $(ENV)  ## are notebooks/ in step with their sources, is the code clean?
 	@python -m course_utils.authoring --check

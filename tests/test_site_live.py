@@ -227,6 +227,35 @@ def test_a_drawing_is_finished(visit):
     check_access(tab, name)
 
 
+def test_a_finger_draws_and_the_page_stays(chromium, address):
+    context = chromium.new_context(viewport={"width": 390, "height": 900}, has_touch=True, reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE)
+    tab, name = context.new_page(), "live-finish"
+    tab.goto(urljoin(address, "book/editing.html"), wait_until="load")
+    box = tab.locator(f"#{name}")
+    box.scroll_into_view_if_needed()
+    tab.wait_for_selector(f"#{name}.live-on")
+    rest(tab, name)
+    pad = box.get_by_role("application")
+    pad.scroll_into_view_if_needed()
+    frame, scrolled = pad.bounding_box(), tab.evaluate("scrollY")
+    before = np.array(value(tab, name, "[...live.picture]"))
+    hand = context.new_cdp_session(tab)
+    for kind, share in (("touchStart", 0.2), ("touchMove", 0.5), ("touchMove", 0.8), ("touchEnd", None)):
+        place = {"x": frame["x"] + frame["width"] / 8, "y": frame["y"] + frame["height"] * (share or 0)}
+        hand.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [place] if share else []})
+    rest(tab, name)
+    after = np.array(value(tab, name, "[...live.picture]"))
+    drawn = (after > before + 0.5).reshape(28, 28)
+    rows = np.flatnonzero(drawn.any(1))
+    assert rows.size and rows.max() - rows.min() > 10  # a stroke from above to below, beside what was drawn already
+    assert tab.evaluate("scrollY") == scrolled
+    box.get_by_role("button", name="Undo").tap()
+    rest(tab, name)
+    assert np.array_equal(np.array(value(tab, name, "[...live.picture]")), before)
+    context.close()
+
+
 # Where something is missing
 
 
