@@ -125,8 +125,6 @@ class QuickEngine:
     def start(self):
         pass
 
-    warm_up = start
-
     def execute(self, notebook, files=None, limits=None, source=None):
         notebook, shown = copy.deepcopy(notebook), []
         names = {"die": lambda: os.kill(os.getpid(), signal.SIGKILL), "show": shown.append}

@@ -71,6 +71,7 @@ class Engine:
         """Start the fork server, where it does not run."""
         if self.server is not None and self.server.poll() is None:
             return
+        self.executed = 0  # by this fork server
         self.plain, plain = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.course, course = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         settings = {name: os.environ[name] for name in SETTINGS if name in os.environ}
@@ -117,6 +118,9 @@ class Engine:
         """See execute(). Where the grader itself fails, it is tried once more."""
         for _ in range(2):
             self.start()
+            if self.executed == 1:
+                self.warm_up()
+            self.executed += 1
             executed = Run(self, notebook, files, limits or Limits(), source).result()
             if executed.metadata.get("grading_halted") != ENDED:
                 break

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import itertools
 import multiprocessing
 import os
 import signal
@@ -55,16 +54,16 @@ class Pool:
                 if waiting and worker.is_ready and not worker.job:
                     job = waiting.pop()
                     worker.give(job, tasks[job.assignment], limits)
-            awaited = [w for w in self.team if w.job or not w.is_ready]
-            wait([source for worker in awaited for source in worker.sources], timeout=1)
+            wait([source for worker in self.team if worker.is_awaited for source in worker.sources], timeout=1)
             for worker in list(self.team):
                 job, outcome = worker.job, worker.take()
                 if outcome is not None:
+                    stillborn = 0
                     yield job, outcome
                 elif worker.is_lost():
                     self.team.remove(worker)
                     worker.end()
-                    stillborn = 0 if worker.is_ready else stillborn + 1
+                    stillborn += not worker.is_ready
                     if stillborn == STILLBORN:
                         raise SandboxError(NO_WORKERS.format(log=self.log, said=_last_lines(self.log)))
                     self.team.add(Worker(self.settings))
@@ -88,6 +87,10 @@ class Worker:
         self.job, self.is_ready, self.deadline = None, False, time.monotonic() + GRACE
         self.sources = [self.pipe, self.process.sentinel]
 
+    @property
+    def is_awaited(self):
+        return bool(self.job) or not self.is_ready
+
     def give(self, job, task, limits):
         """Send it, once it is ready, the next job."""
         self.job, self.deadline = job, time.monotonic() + 2 * limits.notebook_seconds * len(task.skeletons) + GRACE
@@ -97,7 +100,7 @@ class Worker:
     def take(self):
         """The outcome of its job, or None."""
         with contextlib.suppress(EOFError, OSError):
-            if not (self.is_ready and not self.job) and self.pipe.poll():
+            if self.is_awaited and self.pipe.poll():
                 outcome = self.pipe.recv()
                 if isinstance(outcome, SandboxError):
                     raise outcome
@@ -133,13 +136,12 @@ def serve(pipe, parent, unsafe, log):
     with contextlib.suppress(EOFError, OSError):
         try:
             with Engine(unsafe=unsafe) as engine:
-                engine.start()
+                with contextlib.suppress(SandboxError):  # tried again by the first job, which then says what is wrong
+                    engine.start()
                 pipe.send(READY)
-                for number in itertools.count():
+                while True:
                     job, task, limits = pipe.recv()
                     pipe.send(work(job, task, engine, limits))
-                    if number == 0:
-                        engine.warm_up()
         except SandboxError as error:
             pipe.send(error)
 
