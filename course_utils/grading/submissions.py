@@ -29,8 +29,9 @@ def find_submissions(course, assignment=None, student=None):
 
     Raises GradingError where there are none, or where the assignment or the student is unknown.
     """
-    if assignment and assignment not in course.assignments:
-        raise GradingError(f"There is no assignment {assignment!r}. The course has: {', '.join(course.assignments)}.")
+    known = course.assignments  # first of all: who is in the wrong place hears that
+    if assignment and assignment not in known:
+        raise GradingError(f"There is no assignment {assignment!r}. The course has: {', '.join(known)}.")
     found = [Submission(*names) for names in course.handed_in()]
     if not found:
         raise GradingError(
@@ -43,7 +44,6 @@ def find_submissions(course, assignment=None, student=None):
     found = [s for s in found if assignment in (None, s.assignment) and student in (None, s.student)]
     if not found:
         raise GradingError(f"{student or 'Nobody'} has handed in {'no ' if student else ''}{assignment}.")
-    known = course.assignments
     for submission in found:
         submission.problem = problem(submission, known)
     return found
