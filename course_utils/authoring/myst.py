@@ -13,6 +13,7 @@ from docutils.nodes import make_id
 from markdown_it.renderer import RendererHTML
 from myst_parser.config.main import MdParserConfig
 from myst_parser.parsers.mdit import create_md_parser
+from pybtex.backends.plaintext import Backend
 from pybtex.database import parse_file
 
 from .address import Address
@@ -27,6 +28,7 @@ INLINE = re.compile(
     r"|(?<=[)\]`])\{(?=[.#]|\w+=)[^}]*\}",
     re.DOTALL,
 )
+PLAIN = Backend()  # made once: name.render_as("text") looks through all installed packages for it each time
 VERBATIM = "fence colon_fence code_block html_block math_block amsmath".split()
 UNKNOWN = (
     "is unknown to the chapters' notebooks: use another, or say in course_utils/authoring/myst.py how it reads there"
@@ -348,7 +350,7 @@ class Converter:
                 raise self.error(line, f"{key!r} is not in the bibliography")
             work = self.book.works[key]
             people = work.persons.get("author") or work.persons.get("editor") or []
-            names = [" ".join(name.render_as("text") for name in person.rich_last_names) for person in people]
+            names = [" ".join(name.render(PLAIN) for name in person.rich_last_names) for person in people]
             who = f"{names[0]} et al." if len(names) > 2 else " & ".join(names)
             year = work.fields.get("year", "")
             cited.append(f"{who} ({year})" if role in ("cite:t", "cite:ts") else f"{who}, {year}")
