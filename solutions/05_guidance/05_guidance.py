@@ -524,7 +524,8 @@ plt.show()
 #
 # $$\log p(x \mid y) = \log p(x) + \log p(y \mid x) + \text{const}.$$
 #
-# *Guidance* takes the second part more seriously than Bayes does: it counts $\text{scale}$ times. The gradient of
+# *Guidance* takes the second part more seriously than Bayes does: it counts $\text{scale}$ times ($w$ in the
+# chapter). The gradient of
 #
 # $$\log p(x) + \text{scale} \cdot \log p(y \mid x)$$
 #
@@ -680,7 +681,7 @@ for scale, x in zip(scales[1:], points[1:], strict=True):
 # together. The network is exact, so this is not an error of it. It is what guidance does. (In Exercise 5.12 you say
 # why.)
 #
-# Now the shapes. The starting noise is the same in all rows.
+# Now the shapes, which takes about twenty seconds. The starting noise is the same in all rows.
 
 # %%
 torch.manual_seed(0)
@@ -788,7 +789,9 @@ image_grid(
 
 # %% [markdown]
 # **Look:** scale 8 is far too much, on purpose. What comes out unclipped lies beyond the range (the picture cuts it
-# off). Clipping keeps the range, by pressing values to its ends. The third row has far fewer of them.
+# off). Clipping keeps the range by pressing to its ends whatever lies beyond. The third row divides instead: it has
+# fewer values at the ends than real shapes have, and milder colours. (The numbers count how many values lie there,
+# not which ones: that "clipped" comes close to the real shapes does not make its colours theirs.)
 #
 # It mends the colours. It does not make a wrong shape right, and it brings no variety back.
 
@@ -805,8 +808,9 @@ image_grid(
 # \qquad
 # x' = \sqrt{\bar\alpha'}\; \hat x_0 + \sqrt{1 - \bar\alpha' - \text{std}^2}\;\; \hat\varepsilon + \text{std}\; z.$$
 #
-# $\hat\varepsilon$ is the noise that goes with the guess $\hat x_0$. (What the paper calls $\sigma$ is `std` here; our
-# $\sigma$ is taken.) See [DDIM with eta](../../book/guidance.md#ddim-eta).
+# Here $\bar\alpha = \alpha^2$, and $\hat\varepsilon$ is the noise that goes with the guess $\hat x_0$. (What the paper
+# calls $\sigma$ is `std` here and $\tau$ in the chapter; our $\sigma$ is taken.) See
+# [DDIM with eta](../../book/guidance.md#ddim-eta).
 
 
 # %% solution="ddim_step"
@@ -1005,8 +1009,9 @@ lines = {
 _, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
 for ax, (name, (values, of_real)) in zip(axes, lines.items(), strict=True):
     ax.plot(scales, values, "o-", color=BLUE, label="yours")
-    ax.axhline(of_real, color="black", lw=0.8, ls=":", label="100 real shapes")
+    ax.axhline(of_real, color="black", lw=0.8, ls=":", label="real shapes")
     ax.set(xlabel="scale", title=name, ylim=(0, None), xticks=scales)
+axes[2].set(yscale="log", ylim=(0.01, 10))  # real shapes are so near each other that their line would lie on the axis
 axes[0].legend(fontsize=8, loc="lower right")
 plt.show()
 
@@ -1014,13 +1019,14 @@ plt.show()
 # These are the 500 pictures of Exercise 5.7, 100 a scale.
 #
 # **Look:** read each curve against its dotted line. Agreement climbs with the scale. The spread says how much pictures
-# of one class differ in what the classifier looks at. *Below* the line, variety is missing. *Above* it, there is a kind
-# of variety that real shapes don't have: broken outlines, half a star.
+# of one class differ in what the classifier looks at. *Below* the line would mean that variety is missing. *Above* it,
+# there is a kind of variety that real shapes don't have: broken outlines, half a star. Here all scales lie above:
+# such faults outweigh what variety guidance takes away.
 #
 # The Fréchet distance sees all of it at once: wrong classes, missing variety, faults, and the odd colours of large
 # scales, as far as the features hold them. So its best scale need not be that of agreement. Which would you take?
 #
-# **What looks odd:** 100 *real* shapes are not at distance 0.
+# **What looks odd:** *real* shapes, here a hundred others, are not at distance 0.
 
 # %%
 counts = [30, 50, 100, 200, 500, 1000]
@@ -1054,7 +1060,7 @@ photographs = {
 image_grid(
     torch.cat([*photographs.values()]),
     alt="Two rows of ten small pictures that the network drew, from airplane to truck. In the lower row, at scale 3, "
-    "the objects are plainer and the colours stronger.",
+    "the colours are stronger; in both, few objects can be named for sure.",
     columns=10,
     titles=CIFAR10_CLASSES,
     rows=[*photographs],
@@ -1062,8 +1068,8 @@ image_grid(
 )
 
 # %% [markdown]
-# **Look:** cover the titles. In which row can you name more of them? And which row looks more like photographs? Those
-# are two questions, and the scale trades one for the other.
+# **Look:** cover the titles. In which row can you name more of them? (Not all, in either.) And which row looks more
+# like photographs? Those are two questions, and the scale trades one for the other.
 #
 # The network trained on processors, for hours in place of days, and you took ten steps. The chapter has more steps, and
 # its numbers from thousands of pictures.

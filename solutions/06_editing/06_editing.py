@@ -280,7 +280,8 @@ image_grid(
 
 # %% [markdown]
 # **Look:** row by row the bars turn into strokes. A little noise repairs only what is small: corners, edges. Much noise
-# leaves only what is large: where the ink is, roughly. At $t = 0.9$ little more than the label is left of the drawing.
+# leaves only what is large: where the ink is, roughly. Half-way, a repair can add a stroke or close a loop. At
+# $t = 0.9$ little more than the label is left of the drawing.
 #
 # What does the label do? Here is the price of each strength, with the label and without it.
 
@@ -299,8 +300,9 @@ right.legend()
 plt.show()
 
 # %% [markdown]
-# **Look:** on the left, faithfulness goes down with every bit of noise, label or not. On the right, without a label the
-# digit itself is forgotten at some point: what the noise took away, the network makes up.
+# **Look:** on the left, the distance grows with every bit of noise, label or not. On the right, the judge, which has
+# never seen bars, may misread some of them while they are still bars. Later, without a label, the digit itself is
+# forgotten: what the noise took away, the network makes up.
 #
 # ### Your own drawing
 #
@@ -667,20 +669,12 @@ image_grid(
 )
 
 
-# %%
-def break_at_the_edge(x):
-    """How much neighbouring pixels differ across the edge of what is known, on average."""
-    return (x[..., 13, :] - x[..., 14, :]).abs().mean().item()
-
-
-for name, x in {"real digits": ten, **filled}.items():
-    print(f"{name:12} pixels differ across the edge by {break_at_the_edge(x):.2f}")
-
 # %% [markdown]
 # **Look:** the strokes go on where they broke off. Not every digit is the one it was, and it need not be: from its
-# upper half alone, who could tell an 8 from a 9?
+# upper half alone, who could tell an 8 from a 9? (By how much the pixels jump at the edge, over many digits, the
+# [chapter](../../book/editing.md#repaint) has measured: ten are too few for a number.)
 #
-# That makes a question: *what else* could it have been? Here is one half, and nine answers.
+# That makes a question: *what else* could it have been? Here are three halves, and nine answers to each.
 
 # %%
 torch.manual_seed(0)
@@ -691,10 +685,14 @@ image_grid(
         [torch.cat([covered(ten[d : d + 1], mask), answers[9 * i : 9 * i + 9]]) for i, d in enumerate((4, 7, 8))]
     ),
     alt="Three rows: the upper half of a digit, and nine ways to complete it. Some are the digit that it was, others "
-    "are other digits with the same upper half.",
+    "are other digits with the same upper half, and a few are no digit.",
     columns=10,
     titles=["known", *range(1, 10)],
 )
+
+# %% [markdown]
+# **Look:** where the upper half leaves a choice, the answers differ: an 8 may end as a 9. And now and then one is no
+# digit at all. Twelve steps with four walks each are few.
 
 # %% [markdown]
 # ## 5. Two pictures in one
@@ -872,11 +870,13 @@ image_grid(
 )
 
 # %% [markdown]
-# **Look:** above each column stand the far digit and the near one. With a narrow blur nearly all of a digit is "far",
-# with a wide one nearly all of it is "near". In between the two must share: a 0 with a stroke through it, for one.
+# **Look:** above each column stand the far digit and, below it, the near one. With a narrow blur nearly all of a digit
+# is "far", with a wide one nearly all of it is "near". In between the two must share: a 0 with a stroke through it, for
+# one.
 #
 # Digits make poor hybrids: they are strokes of one width, with little to see from afar. But nothing in your function
-# asks for a blur. *Any* linear function on pictures will do, such as "the upper half":
+# asks for a blur. *Any* linear function on pictures will do, such as "the upper half" (now the first digit is above
+# and the second below):
 
 # %%
 image_grid(
@@ -1201,7 +1201,8 @@ image_grid(
 # picture's noise? Which of the four views breaks it, and what does the second denoiser take its $x$ for?
 #
 # **b)** Two of the others keep the noise as it must be, and still nothing comes out that could pass for a digit in both
-# views. Why not? For which pictures, or which model, would they be good views?
+# views. Why not? For which pictures, or which model, would they be good views? (Trust your eyes: the judge has to name
+# one of ten digits whatever it sees, dots too.)
 #
 # **c)** A hybrid's filters (Exercise 6.7) change white noise, too: a blur makes it anything but white. Why is this
 # allowed there? And why must the filters sum to the identity: what would a sampler do with filters that sum to 1.1?
