@@ -433,6 +433,11 @@ def known_everywhere(denoise, known, mask, x, t):
     return known + 0 * denoise(x, t)
 
 
+@inpainted.misconception("The known picture is added everywhere: multiply it by the mask.")
+def known_not_masked(denoise, known, mask, x, t):
+    return known + (1 - mask) * denoise(x, t)
+
+
 @inpainted.equivalent
 def with_where(denoise, known, mask, x, t):
     return torch.where(mask.bool(), known, denoise(x, t))
@@ -553,6 +558,36 @@ def renoised_by_another_draw(x, alpha_from, sigma_from, alpha_to, sigma_to, nois
 @renoise.misconception("The noise is not added: x only shrinks, and has too little noise for its new time.")
 def no_noise_added(x, alpha_from, sigma_from, alpha_to, sigma_to, noise):
     return with_std(x, alpha_to / alpha_from, 0, noise)
+
+
+@renoise.misconception("The ratio is upside down, and the number under the root negative: r is alpha_to / alpha_from.")
+def root_of_a_negative(x, alpha_from, sigma_from, alpha_to, sigma_to, noise):
+    ratio = alpha_from / alpha_to
+    return with_std(x, ratio, math.sqrt(sigma_to**2 - (ratio * sigma_from) ** 2), noise)
+
+
+@renoise.misconception(
+    "The ratio is upside down, and the root of a negative number is complex: take r = alpha_to / alpha_from."
+)
+def complex_root(x, alpha_from, sigma_from, alpha_to, sigma_to, noise):
+    ratio = alpha_from / alpha_to
+    return with_std(x, ratio, (sigma_to**2 - (ratio * sigma_from) ** 2) ** 0.5, noise)
+
+
+@renoise.misconception("sigma_to - sigma_from multiplies the noise: subtract variances, and the old noise has shrunk.")
+def difference_of_sigmas(x, alpha_from, sigma_from, alpha_to, sigma_to, noise):
+    return with_std(x, alpha_to / alpha_from, sigma_to - sigma_from, noise)
+
+
+@renoise.misconception("The ratio is alpha_to: x has the factor alpha_from already, so divide by it.")
+def not_divided_by_alpha_from(x, alpha_from, sigma_from, alpha_to, sigma_to, noise):
+    return with_std(x, alpha_to, math.sqrt(sigma_to**2 - (alpha_to * sigma_from) ** 2), noise)
+
+
+@renoise.misconception("The variance of the old noise is added under the root: take it away, x has it already.")
+def old_variance_added(x, alpha_from, sigma_from, alpha_to, sigma_to, noise):
+    ratio = alpha_to / alpha_from
+    return with_std(x, ratio, math.sqrt(sigma_to**2 + (ratio * sigma_from) ** 2), noise)
 
 
 @renoise.equivalent
@@ -698,6 +733,16 @@ def up_step_by_step(times, jump, n_resample):
 @repaint_times.misconception("There are no jumps: these are the times that were given.")
 def no_jumps(times, jump, n_resample):
     return times.clone()
+
+
+@repaint_times.misconception("The first time of a stretch stands twice: its first walk starts where you already are.")
+def starts_doubled(times, jump, n_resample):
+    return torch.cat([times[:1], *(s for s in stretches(times, jump) for _ in range(n_resample))])
+
+
+@repaint_times.misconception("The stretches lack their end: a slice leaves out its last index, so go to jump + 1.")
+def slice_too_short(times, jump, n_resample):
+    return walked(times, [times[i : i + jump] for i in range(0, len(times) - 1, jump)], n_resample)
 
 
 @repaint_times.equivalent
@@ -856,6 +901,11 @@ def one_after_the_other(denoise, denoise_turned, view, inverse, x, t):
     return inverse(denoise_turned(view(denoise(x, t)), t))
 
 
+@anagram.misconception("Only the second is divided by 2: put the sum in brackets.")
+def second_halved_alone(denoise, denoise_turned, view, inverse, x, t):
+    return denoise(x, t) + inverse(denoise_turned(view(x), t)) / 2
+
+
 @anagram.equivalent
 def mean_of_a_stack(denoise, denoise_turned, view, inverse, x, t):
     return torch.stack([denoise(x, t), inverse(denoise_turned(view(x), t))]).mean(0)
@@ -991,6 +1041,12 @@ def one_denoiser_for_both(denoise_far, denoise_near, blur, x, t):
 def details_turned(denoise_far, denoise_near, blur, x, t):
     near = denoise_near(x, t)
     return blur(denoise_far(x, t)) + blur(near) - near
+
+
+@hybrid.misconception("The blur of the near picture is added: take it away, the details are near - blur(near).")
+def near_blur_added(denoise_far, denoise_near, blur, x, t):
+    near = denoise_near(x, t)
+    return blur(denoise_far(x, t)) + near + blur(near)
 
 
 @hybrid.equivalent
@@ -1168,6 +1224,15 @@ def asked_at_the_next_time(denoise, known, mask, x, times, alpha, sigma, noise):
 @fix_the_inpainting.misconception("The pasting was removed: this is DDIM, and the known pixels are not kept.")
 def nothing_pasted(denoise, known, mask, x, times, alpha, sigma, noise):
     return painted(denoise, 0 * mask, x, times, alpha, sigma, lambda i: known)
+
+
+@fix_the_inpainting.misconception(
+    "The known pixels are put back only at the end: then the rest was never painted to fit them, so paste every step."
+)
+def pasted_at_the_end(denoise, known, mask, x, times, alpha, sigma, noise):
+    for i in range(len(times) - 1):
+        x = ddim_move(denoise, x, i, times, alpha, sigma)
+    return pasted(mask, alpha[-1] * known + sigma[-1] * noise[-1], x)
 
 
 @fix_the_inpainting.equivalent

@@ -236,6 +236,12 @@ def for_pictures_only(x0, t, noise):
     return turned(x0, noise, angle.cos(), angle.sin())
 
 
+@v_target.misconception("This v is the derivative of x_t in t: that in the angle, pi t / 2, has no factor pi / 2.")
+def derivative_in_time(x0, t, noise):
+    x, v = turned(x0, noise, *cosine(t, x0))
+    return x, math.pi / 2 * v
+
+
 @v_target.equivalent
 def through_the_noisy(x0, t, noise):
     alpha = torch.cos(t * math.pi / 2).reshape(-1, *[1] * (x0.ndim - 1))
@@ -396,6 +402,13 @@ def another_square_root(kind, out, x, alpha, sigma):
     a, s = alpha.sqrt(), (1 - alpha).sqrt()
     x0 = data_of(kind, out, x, a, s)
     return all_four(x0, noise_of(x0, x, a, s), a, s)
+
+
+@convert.misconception("The first two results are swapped: x0 comes first, then eps.")
+def data_and_noise_swapped(kind, out, x, alpha, sigma):
+    x0 = data_of(kind, out, x, alpha, sigma)
+    _, eps, v, score = all_four(x0, noise_of(x0, x, alpha, sigma), alpha, sigma)
+    return eps, x0, v, score
 
 
 @convert.equivalent
@@ -577,6 +590,29 @@ def all_of_it_scaled(x, y, means, std, scale):
 @guided_score.misconception("All points are drawn to the class of the first: each has its own y.")
 def class_of_the_first(x, y, means, std, scale):
     conditional, unconditional = both_scores(x, y[:1], means, std)
+    return unconditional + scale * (conditional - unconditional)
+
+
+@guided_score.misconception(
+    "The class and the mixture are swapped: start from the score of p(x) and go towards that of p(x | y)."
+)
+def class_and_mixture_swapped(x, y, means, std, scale):
+    conditional, unconditional = both_scores(x, y, means, std)
+    return conditional + scale * (unconditional - conditional)
+
+
+@guided_score.misconception(
+    "In p(c | x) the squared distance is divided by 2 std: a Gaussian's exponent has 2 std^2 there.", read="overshoot"
+)
+def exponent_over_the_deviation(x, y, means, std, scale):
+    conditional = (means[y] - x) / std**2
+    unconditional = (class_weights(x, means, std**0.5) @ means - x) / std**2
+    return unconditional + scale * (conditional - unconditional)
+
+
+@guided_score.misconception("std stands in place of std^2, in p(c | x) and in the scores: both have the variance.")
+def deviation_everywhere(x, y, means, std, scale):
+    conditional, unconditional = both_scores(x, y, means, std**0.5)
     return unconditional + scale * (conditional - unconditional)
 
 
@@ -955,14 +991,14 @@ def eps_of(x0_hat, x, ab):
     return (x - ab.sqrt() * x0_hat) / (1 - ab).sqrt()
 
 
-@ddim_step.misconception("eta is not squared in the direction's coefficient: it is sqrt(1 - alpha_bar_next - sigma^2).")
+@ddim_step.misconception("eta is not squared in the direction's coefficient: it is sqrt(1 - alpha_bar_next - std^2).")
 def eta_not_squared(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     s = std_of_ancestral(alpha_bar, alpha_bar_next)
     direction = (1 - alpha_bar_next - eta * s**2).sqrt()
     return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + eta * s * z
 
 
-@ddim_step.misconception("sigma itself is taken away under the root: there are variances, so take away sigma^2.")
+@ddim_step.misconception("std itself is taken away under the root: there are variances, so take away std^2.")
 def deviation_under_the_root(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
     direction = (1 - alpha_bar_next - std).sqrt()
@@ -992,14 +1028,14 @@ def always_deterministic(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar)
 
 
-@ddim_step.misconception("z is multiplied by the variance: its standard deviation, sigma, belongs there.")
+@ddim_step.misconception("z is multiplied by the variance: its standard deviation, std, belongs there.")
 def variance_times_noise(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
     direction = (1 - alpha_bar_next - std**2).sqrt()
     return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std**2 * z
 
 
-@ddim_step.misconception("sigma has the root of eta: it is eta times that of ancestral sampling.")
+@ddim_step.misconception("std has the root of eta: it is eta times that of ancestral sampling.")
 def root_of_eta(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta**0.5 * std_of_ancestral(alpha_bar, alpha_bar_next)
     direction = (1 - alpha_bar_next - std**2).sqrt()
@@ -1007,7 +1043,7 @@ def root_of_eta(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
 
 
 @ddim_step.misconception(
-    "sigma^2 is 1 - alpha_bar / alpha_bar_next, the large variance of a step forward: equation 16 has a factor more."
+    "std^2 is 1 - alpha_bar / alpha_bar_next, the large variance of a step forward: equation 16 has a factor more."
 )
 def variance_of_the_step_up(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * (1 - alpha_bar / alpha_bar_next).sqrt()
@@ -1016,7 +1052,7 @@ def variance_of_the_step_up(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
 
 
 @ddim_step.misconception(
-    "The ratio (1 - alpha_bar_next) / (1 - alpha_bar) in sigma is upside down: the less noisy time stands on top."
+    "The ratio (1 - alpha_bar_next) / (1 - alpha_bar) in std is upside down: the less noisy time stands on top."
 )
 def ratio_of_noises_upside_down(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * ((1 - alpha_bar) / (1 - alpha_bar_next) * (1 - alpha_bar / alpha_bar_next)).sqrt()
@@ -1024,7 +1060,7 @@ def ratio_of_noises_upside_down(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
-@ddim_step.misconception("The roots are missing in sigma: this is eta times its square.")
+@ddim_step.misconception("The roots are missing in std: this is eta times its square.")
 def sigma_without_roots(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     std = eta * std_of_ancestral(alpha_bar, alpha_bar_next) ** 2
     direction = (1 - alpha_bar_next - std**2).sqrt()
@@ -1069,6 +1105,29 @@ def draws_its_own_noise(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
     direction = (1 - alpha_bar_next - std**2).sqrt()
     mean = alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar)
     return mean + std * torch.randn_like(x)
+
+
+@ddim_step.misconception("eta is not in std: this is ancestral sampling, whatever eta is.")
+def always_ancestral(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
+    std = std_of_ancestral(alpha_bar, alpha_bar_next)
+    direction = (1 - alpha_bar_next - std**2).sqrt()
+    return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
+
+
+@ddim_step.misconception(
+    "The noise is estimated with alpha_bar_next: x is still at the old time, so take alpha_bar.", read="conversions"
+)
+def noise_of_the_next_time(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
+    std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
+    direction = (1 - alpha_bar_next - std**2).sqrt()
+    return alpha_bar_next.sqrt() * x0_hat + direction * eps_of(x0_hat, x, alpha_bar_next) + std * z
+
+
+@ddim_step.misconception("x0_hat is multiplied by alpha_bar_next: its root belongs there.")
+def data_without_the_root(x0_hat, x, alpha_bar, alpha_bar_next, eta, z):
+    std = eta * std_of_ancestral(alpha_bar, alpha_bar_next)
+    direction = (1 - alpha_bar_next - std**2).sqrt()
+    return alpha_bar_next * x0_hat + direction * eps_of(x0_hat, x, alpha_bar) + std * z
 
 
 @ddim_step.equivalent
@@ -1241,6 +1300,24 @@ def rounding_below_zero(mean1, cov1, mean2, cov2):
     values = torch.linalg.eigvals(cov1 @ cov2).real
     values = torch.where(values.abs() < 1e-9, -1e-17, values)  # the sign of the rounding is an accident: take it so
     return distance_with(values.sqrt().sum(), mean1, cov1, mean2, cov2)
+
+
+@frechet_distance.misconception("The root of a tiny negative eigenvalue is NaN: clamp at 0 before each root.")
+def no_clamp(mean1, cov1, mean2, cov2):
+    values, vectors = torch.linalg.eigh(cov1)
+    values = torch.where(values.abs() < 1e-9, -1e-17, values)  # the sign of the rounding is an accident: take it so
+    root = vectors * values.sqrt() @ vectors.T
+    trace = torch.linalg.eigvalsh(root @ cov2 @ root).sqrt().sum()
+    return distance_with(trace, mean1, cov1, mean2, cov2)
+
+
+@frechet_distance.misconception(
+    "The root of cov1 is taken entry by entry: take that of its eigenvalues, between the eigenvectors."
+)
+def root_of_one_covariances_entries(mean1, cov1, mean2, cov2):
+    root = cov1.sqrt()
+    trace = torch.linalg.eigvalsh(root @ cov2 @ root).clamp(min=0).sqrt().sum()
+    return distance_with(trace, mean1, cov1, mean2, cov2)
 
 
 @frechet_distance.equivalent
