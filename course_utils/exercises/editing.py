@@ -546,7 +546,7 @@ def signal_does_not_shrink(x, alpha_from, sigma_from, alpha_to, sigma_to, noise)
 @renoise.misconception("The ratio is upside down: going up, the signal shrinks by alpha_to / alpha_from.")
 def ratio_upside_down(x, alpha_from, sigma_from, alpha_to, sigma_to, noise):
     ratio = alpha_from / alpha_to
-    return with_std(x, ratio, math.sqrt(abs(sigma_to**2 - (ratio * sigma_from) ** 2)), noise)
+    return with_std(x, ratio, math.sqrt(sigma_to**2 - (ratio * sigma_from) ** 2), noise)  # raises where it is negative
 
 
 @renoise.misconception("Other noise was drawn: use the one that is given.")
@@ -558,20 +558,6 @@ def renoised_by_another_draw(x, alpha_from, sigma_from, alpha_to, sigma_to, nois
 @renoise.misconception("The noise is not added: x only shrinks, and has too little noise for its new time.")
 def no_noise_added(x, alpha_from, sigma_from, alpha_to, sigma_to, noise):
     return with_std(x, alpha_to / alpha_from, 0, noise)
-
-
-@renoise.misconception("The ratio is upside down, and the number under the root negative: r is alpha_to / alpha_from.")
-def root_of_a_negative(x, alpha_from, sigma_from, alpha_to, sigma_to, noise):
-    ratio = alpha_from / alpha_to
-    return with_std(x, ratio, math.sqrt(sigma_to**2 - (ratio * sigma_from) ** 2), noise)
-
-
-@renoise.misconception(
-    "The ratio is upside down, and the root of a negative number is complex: take r = alpha_to / alpha_from."
-)
-def complex_root(x, alpha_from, sigma_from, alpha_to, sigma_to, noise):
-    ratio = alpha_from / alpha_to
-    return with_std(x, ratio, (sigma_to**2 - (ratio * sigma_from) ** 2) ** 0.5, noise)
 
 
 @renoise.misconception("sigma_to - sigma_from multiplies the noise: subtract variances, and the old noise has shrunk.")

@@ -482,7 +482,7 @@ def half_a_turn(t, frequency):
     return waves(math.pi * t[:, None] * frequency)
 
 
-@fourier_features.misconception("The sines come first here: the cosines do.")
+@fourier_features.misconception("Here the sines come first: the cosines should.")
 def sines_first(t, frequency):
     angle = 2 * math.pi * t[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], 1)
