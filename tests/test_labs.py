@@ -32,7 +32,7 @@ def test_the_students_notebook_stops_only_at_unwritten_answers(lab, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("lab", LABS, ids=lambda path: path.stem)
 def test_the_solved_lab_passes_nbmake(lab, tmp_path):
-    """Its answers and tests; the stand-in for Colab runs it whole, pictures and all."""
+    """Its answers and tests; the stand-in for Colab runs it whole, pictures and all, with shorter trainings."""
     file = tmp_path / f"{lab.stem}.ipynb"
     nbformat.write(only_graded(source_notebook(lab)), file)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "--nbmake", "--nbmake-timeout=300", file]
