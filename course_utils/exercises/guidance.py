@@ -945,8 +945,8 @@ ddim_step = Exercise(
     "guidance.ddim_step",
     title="DDIM with eta",
     points=3,
-    contract="ddim_step(x0_hat, x, alpha_bar, alpha_bar_next, eta, z) is DDIM's equation 12 with the std of equation 16 (its "
-    "sigma) and the given normal z: from x (B, ...) at alpha_bar to the less noisy alpha_bar_next "
+    contract="ddim_step(x0_hat, x, alpha_bar, alpha_bar_next, eta, z) is DDIM's equation 12 with the std of "
+    "equation 16 (its sigma) and the given normal z: from x (B, ...) at alpha_bar to the less noisy alpha_bar_next "
     "(alpha^2 of either time, float64 tensors without dimensions), given x0_hat, the predicted data.",
     section="ddim-eta",
     returns="x at the next time",
