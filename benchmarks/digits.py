@@ -23,7 +23,7 @@ from course_utils.training import load_pretrained
 
 SAMPLERS = [  # name, sampler, steps, from where the last step leaps; heun calls twice a step, but for the last
     ("DPM-Solver++(2M)", dpmpp_2m, 10), ("DPM-Solver++(2M)", dpmpp_2m, 20), ("DPM-Solver++(2M)", dpmpp_2m, 50),
-    ("the same, its last step from t = 0.3", dpmpp_2m, 20, 0.3),
+    ("the same, its last step from t = 0.35", dpmpp_2m, 20, 0.35),
     ("DDIM", ddim, 20), ("DDIM", ddim, 50), ("Heun", heun, 10), ("ancestral", ddpm, 20), ("ancestral", ddpm, 100),
     ("ancestral", ddpm, 1000),
 ]  # fmt: skip

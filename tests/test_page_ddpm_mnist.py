@@ -283,7 +283,7 @@ def test_a_posterior_taken_in_strides_is_too_narrow(n, width):
 
 
 def test_a_leap_at_the_end_beats_even_steps():
-    """With the same noise and as many calls, leaving the path at t = 0.3 brings the digits closer to real ones."""
+    """With the same noise and as many calls, leaving the path at t = 0.35 brings the digits closer to real ones."""
     model, judge = load_pretrained("mnist"), load_pretrained("mnist_classifier")
     real = classifier_features(judge, load_mnist("test", "embedded")[0])
     start = model.schedule.prior(100, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -293,5 +293,5 @@ def test_a_leap_at_the_end_beats_even_steps():
         *_, x = dpmpp_2m(denoise, model.schedule, start, times)
         return frechet_distance(classifier_features(judge, x), real)
 
-    leap = torch.cat([torch.linspace(1, 0.3, 20), torch.zeros(1)])
+    leap = torch.cat([torch.linspace(1, 0.35, 20), torch.zeros(1)])
     assert distance(leap) < 0.9 * distance(model.schedule.timesteps(20))
