@@ -43,7 +43,7 @@ KINDS = {  # data, its judge, network, loss, steps, the scale of the picture
         "shapes_classifier",
         lambda: UNet(3, width=24, multipliers=(1, 2, 2), n_classes=10, patch=2),
         noisier_loss,
-        1200,
+        1150,
         2,
     ),
 }
