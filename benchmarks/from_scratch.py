@@ -27,13 +27,13 @@ FOLDER = Path(__file__).parents[1] / "_build"
 SCALES = (1, 2, 3, 4)
 
 
-def loss(model, x0, y):
-    return diffusion_loss(model, x0, drop_labels(y, 0.1))
+def loss(model, x0, y, t=None):
+    return diffusion_loss(model, x0, drop_labels(y, 0.1), t)
 
 
 def noisier_loss(model, x0, y):
     """Times from a logit-normal law (Esser et al. 2024, section 3.1) around 0.62, where the class is decided."""
-    return diffusion_loss(model, x0, drop_labels(y, 0.1), t=torch.sigmoid(0.5 + torch.randn(len(x0))))
+    return loss(model, x0, y, torch.sigmoid(0.5 + torch.randn(len(x0))))
 
 
 KINDS = {  # data, its judge, network, loss, steps, the scale of the picture
@@ -49,9 +49,9 @@ KINDS = {  # data, its judge, network, loss, steps, the scale of the picture
 }
 
 
-def train(data, net, loss, steps):
+def train(data, net, loss_fn, steps):
     model = Denoiser(net, CosineSchedule(None), "v").to(memory_format=torch.channels_last)
-    return fit(model, loss, batches(data, 32), steps, lr=3e-3, ema_decay=0.998)[0]
+    return fit(model, loss_fn, batches(data, 32), steps, lr=3e-3, ema_decay=0.998)[0]
 
 
 def draw(model, labels, scale, shape):
@@ -62,7 +62,7 @@ def draw(model, labels, scale, shape):
 
 
 def measure(kind, seeds, steps=None):
-    load_data, judge, network, loss, usual_steps, shown = KINDS[kind]
+    load_data, judge, network, loss_fn, usual_steps, shown = KINDS[kind]
     data, classifier, steps = load_data(), load_pretrained(judge), steps or usual_steps
     labels, picture = torch.arange(200) % 10, FOLDER / f"{kind}_from_scratch.png"
     print(f"\n| {kind}, seed | parameters | steps | training, s | processor, s | ", end="")
@@ -71,7 +71,7 @@ def measure(kind, seeds, steps=None):
     for seed in range(seeds):
         torch.manual_seed(seed)
         net, started, busy = network(), time.perf_counter(), time.process_time()
-        model = train(data, net, loss, steps)
+        model = train(data, net, loss_fn, steps)
         training, busy = time.perf_counter() - started, time.process_time() - busy
         row, started = [], time.perf_counter()
         for scale in SCALES:
