@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -345,13 +346,14 @@ def test_an_ordinary_user_has_the_same_sandbox(outside, tmp_path):
     python = shutil.which("python3", path="/usr/bin:/bin")
     if os.geteuid() or not python or not shutil.which("bwrap"):
         pytest.skip("needs root, bubblewrap and the system's Python")
-    module = tmp_path / "sandbox.py"
+    module = tmp_path / "course_utils" / "grading" / "sandbox.py"  # it shows the folder above its own: the course
+    module.parent.mkdir(parents=True)
     shutil.copy(sandbox.__file__, module)
-    for path in (tmp_path, *tmp_path.parents):  # pytest's folders are for their owner only
+    for path in module.parents:  # pytest's folders are for their owner only
         path.chmod(path.stat().st_mode | 0o055)
     script = tmp_path / "walk.py"
     script.write_text(
-        f"import os, sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport sandbox\n"
+        f"import os, sys\nsys.path.insert(0, {str(module.parent)!r})\nimport sandbox\n"
         "sandbox.probe()\nlimits = sandbox.Limits()\njail = sandbox.Jail(limits)\n"
         "if os.fork() == 0:\n"
         "    sandbox.enter(jail.pid)\n"
@@ -374,6 +376,24 @@ def test_an_ordinary_user_has_the_same_sandbox(outside, tmp_path):
         pytest.skip(ran.stderr[-300:])
     assert ran.returncode == 0, ran.stderr
     assert {what: got for what, got in found(ran.stdout, "TRIED").items() if got} == {}
+
+
+@pytest.mark.skipif(not shutil.which("bwrap"), reason="needs bubblewrap")
+def test_a_course_in_a_temporary_folder_is_seen(monkeypatch):
+    """The sandbox's own empty /tmp does not hide a clone that lies in /tmp, and shows it read-only."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        (course := Path(folder, "course_utils")).mkdir()
+        (course / "exercise.py").write_text("here")
+        monkeypatch.setattr(sandbox, "course_folder", lambda: str(course))
+        command, fds = sandbox.jail_command(sandbox.Limits())
+        look = f"cat {course}/exercise.py; touch {course}/new || echo , and read-only"
+        ran = subprocess.run(
+            [*command, "--", "/bin/sh", "-c", look], env=sandbox.LAUNCH, pass_fds=fds, capture_output=True, text=True
+        )
+        for fd in fds:
+            os.close(fd)
+        assert ran.stdout == "here, and read-only\n", ran.stderr
+        assert not (course / "new").exists()
 
 
 def test_unsafe_runs_without_a_sandbox_and_still_splits():

@@ -97,15 +97,16 @@ def jail_command(limits, uid=None, course=True, binds=(), shows=()):
         if os.path.exists(f"/etc/{name}"):
             show(f"/etc/{name}")
     command += ["--proc", "/proc", "--dev", "/dev"]
+    # Before what is shown: an environment or a course in one of these folders would lie hidden below.
+    for path in ("/tmp", HOME, "/dev/shm"):
+        folders(path)
+        command += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", path]
     for path in packages():
         show(path)
     if course:
         show(course_folder())
     elif any(course_folder().startswith(f"{p}/") for p in packages()):
         command += ["--tmpfs", course_folder(), "--remount-ro", course_folder()]
-    for path in ("/tmp", HOME, "/dev/shm"):
-        folders(path)
-        command += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", path]
     for option, paths in (("--bind", binds), ("--ro-bind", shows)):
         for outside, inside in dict(paths).items():
             folders(inside)
