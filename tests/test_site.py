@@ -196,9 +196,10 @@ def test_page_in_a_browser(chromium, address, name):
             too_wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert too_wide <= 0, f"at {width} pixels the page is {too_wide} pixels too wide"
 
-        # the theme lets the keyboard into code that scrolls a moment after the window has changed
-        scrolls = "pre => pre.scrollWidth > pre.clientWidth && pre.tabIndex < 0"
-        tab.wait_for_function(f"![...document.querySelectorAll('pre')].some({scrolls})")
+        # the theme lets the keyboard into code and tables that scroll a moment after the window has changed
+        scrolls = "box => box.scrollWidth > box.clientWidth && box.tabIndex < 0"
+        boxes = "pre, .pst-scrollable-table-container"
+        tab.wait_for_function(f"![...document.querySelectorAll('{boxes}')].some({scrolls})")
         tab.evaluate(axe_core())
         rules = {"color-contrast": {"enabled": False}}
         found = barriers(tab, {"exclude": formulas}, rules=rules)  # on the phone, where tables and code scroll
