@@ -5,8 +5,11 @@ import functools
 import math
 import pkgutil
 import re
+import signal
 import sys
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ import torch
 
 from course_utils import energy, geometry, guidance, langevin, losses, metrics, models, training
 from course_utils.denoiser import Denoiser, diffusion_loss, from_x0, to_x0
-from course_utils.exercises import EXERCISES, Exercise, __main__, check, grade, working
+from course_utils.exercises import EXERCISES, Exercise, __main__, check, grade, running, working
 from course_utils.exercises.__main__ import student
 from course_utils.exercises.comparing import difference
 from course_utils.exercises.ddpm_2d import ToyNet, gaussian_net, schedule_of
@@ -289,10 +292,10 @@ def test_a_stub_scores_nothing(exercise, answer, capsys):
 
 SPOILT = {
     "zero": (lambda v: 0 * v, "is 0 everywhere"),
-    "constant": (lambda v: torch.full_like(v, 0.7), "is the same number everywhere|has wrong values"),
+    "constant": (lambda v: torch.full_like(v, 0.7), "is the same number everywhere|has (a )?wrong value"),
     "NaN": (lambda v: v * math.nan, "is NaN"),
     "negated": (lambda v: -v, "is right but for its sign"),
-    "a little off": (lambda v: v + 0.003, "has wrong values"),
+    "a little off": (lambda v: v + 0.003, "has (a )?wrong value"),
     "wrong shape": (lambda v: v[None, None], "has shape"),
     "wrong dtype": (lambda v: v.half(), "is float16; it should be float"),
     "numpy": (lambda v: v.detach().numpy(), "is a numpy array; it should be a torch tensor"),
@@ -304,7 +307,7 @@ SPOILT = {
 LABELS = {  # whole numbers are spoilt in other words
     "constant": "is 0 everywhere",
     "NaN": "is float32; it should be int64",
-    "negated": "has wrong values",
+    "negated": "has (a )?wrong value",
     "a little off": "is float32; it should be int64",
     "wrong dtype": "is float16; it should be int64",
 }
@@ -313,7 +316,7 @@ LABELS = {  # whole numbers are spoilt in other words
 OTHER_WORDS = {
     "ddpm_mnist.drop_labels": LABELS,
     "epipolar.fix_the_line": LABELS | {"negated": "is right but for its sign"},
-    "epipolar.clip_line": {"negated": "has wrong values"},  # the two ends change places
+    "epipolar.clip_line": {"negated": "has (a )?wrong value"},  # the two ends change places
 }
 ANY_SIGN = ("epipolar.fundamental", "epipolar.epipolar_line", "epipolar.eight_point")
 
@@ -368,6 +371,52 @@ def test_a_long_error_gets_a_short_message(exercise):
 
     result = exercise.grade(answer)
     assert "raised ValueError: long long" in result.reason and len(result.message) < 600
+
+
+ENDLESS = """
+def answer(*inputs):
+    while True:
+        try:
+            one = 1
+        except Exception:
+            pass
+"""
+
+
+def test_an_answer_without_an_end_is_stopped_and_told_where(monkeypatch):
+    """Once, and what was set to stop it is undone: longer work after it goes on."""
+    namespace, exercise = {}, EXERCISES["guidance.cfg"]
+    exec(compile(ENDLESS, "<cell>", "exec"), namespace)
+    before, started = signal.getsignal(signal.SIGVTALRM), time.process_time()
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "PATIENCE", 0.5)
+        reason = exercise.grade(namespace["answer"]).reason
+    assert "0.5 seconds of processor time without an end" in reason and "(line " in reason
+    assert time.process_time() - started < 3
+    assert signal.getsignal(signal.SIGVTALRM) is before and signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+    assert exercise.grade(right_answer(exercise))
+
+
+def test_an_answer_may_be_checked_in_a_thread():
+    """Where no signal can stop it."""
+    exercise = EXERCISES["guidance.cfg"]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(exercise.grade, right_answer(exercise)).result()
+
+
+@pytest.mark.parametrize("exercise", [e for e in EXERCISES.values() if isinstance(e.returns, tuple)])
+def test_results_in_another_order_are_told(exercise):
+    answer = right_answer(exercise)
+
+    def swapped(*inputs):
+        return tuple(answer(*inputs))[::-1]
+
+    assert f"in another order: return {', '.join(exercise.returns)}" in exercise.grade(swapped).reason
+
+
+def test_one_wrong_number_is_not_counted():
+    reason = EXERCISES["ddpm_2d.loss"].grade(lambda *inputs: torch.tensor(-1.0)).reason
+    assert "has a wrong value" in reason and "1 of 1" not in reason
 
 
 def test_a_list_in_place_of_a_tensor_is_told(capsys):

@@ -99,6 +99,8 @@ def wrongness(expected, got, limit):
     if bool(((got + expected).abs() <= limit).all()):
         return "is right but for its sign"
     off = (got - expected).abs() > limit
+    if off.numel() == 1:
+        return "has a wrong value"
     return f"has wrong values: {int(off.sum())} of {off.numel()} entries are off"
 
 

@@ -25,13 +25,14 @@ import os
 import re
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import permutations
 
 import torch
 from torch import nn
 
 from course_utils.exercises.comparing import TOLERANCE, Difference, difference, kind, parts, summary
-from course_utils.exercises.running import call, torchs_defaults
+from course_utils.exercises.running import Endless, call, torchs_defaults
 
 
 @dataclass
@@ -154,7 +155,7 @@ class Exercise:
         if problem:
             return self.wrong(problem)
         outcomes = []
-        for _, inputs in cases:
+        for case, inputs in cases:
             outcome = call(answer, inputs, allows=self.allows)
             if outcome.unwritten and not outcomes:
                 return self.unwritten()
@@ -163,6 +164,8 @@ class Exercise:
                     f"it hands the work to {outcome.finished}. Write the computation yourself: "
                     "calling the course's finished function gets no points"
                 )
+            if isinstance(outcome.error, Endless):  # to wait once is enough
+                return self.wrong(*self.problem(inputs, outcome), case, seed, inputs)
             outcomes.append(outcome)
         printed = outcomes[0].printed
         for (case, inputs), outcome in zip(cases, outcomes, strict=True):
@@ -188,8 +191,13 @@ class Exercise:
             if outcome.wants_numbers and without_numbers(inputs):
                 return "", ""
             at = f" ({brief(outcome.line)})" if outcome.line else ""
+            if isinstance(outcome.error, Endless):
+                return f"{outcome.error}{at}", ""
             return f"your code raised {type(outcome.error).__name__}: {brief(outcome.error)}{at}", ""
-        found = difference(self.expected(inputs), self.seen(outcome), self.tolerance) or Difference()
+        expected = self.expected(inputs)
+        found = difference(expected, self.seen(outcome), self.tolerance) or Difference()
+        if found.summary and self.reordered(expected, outcome):
+            found = Difference(f"its results are right, but in another order: return {', '.join(self.returns)}")
         if outcome.changed:
             marked = [n for n in outcome.changed if self.marked(inputs[n], outcome.given[n])]
             changed = f"it changes its input {' and '.join(outcome.changed)} in place: work on a copy"
@@ -197,6 +205,14 @@ class Exercise:
                 changed = f"it marks its input {marked[0]} for autograd: work on {marked[0]}.detach().requires_grad_()"
             found.summary = f"{found.summary}, and {changed}" if found.summary else changed
         return found.summary, found.detail
+
+    def reordered(self, expected, outcome):
+        """Whether several results are right but for their order."""
+        several = isinstance(self.returns, tuple) and isinstance(outcome.value, (tuple, list))
+        if not several or len(outcome.value) != len(self.returns):
+            return False
+        orders = (replace(outcome, value=order, seen=None) for order in permutations(outcome.value))
+        return any(difference(expected, self.seen(order), self.tolerance) is None for order in orders)
 
     @staticmethod
     def marked(before, after):

@@ -303,6 +303,14 @@ def normed_token_by_token(x, to_qkv, to_out, heads):
 
 
 @multi_head_attention.misconception(
+    "The norm has a group for each head: heads are split off later, and group_norm(x, 1) norms all channels together."
+)
+def a_group_for_each_head(x, to_qkv, to_out, heads):
+    n = torch.nn.functional.group_norm(x, heads)
+    return x + branch(n, to_qkv, to_out, heads)
+
+
+@multi_head_attention.misconception(
     "This norm runs over the batch (batch norm): the result for a picture then depends on the others."
 )
 def normed_over_the_batch(x, to_qkv, to_out, heads):

@@ -1,16 +1,18 @@
 """Calling an answer: on copies of the inputs, quietly, with seeded draws, and watching whom it calls.
 
-A student's function may print, warn, draw, change its inputs, raise, or hand the work to the course's own finished
-function. Each of these becomes a field of an `Outcome`; none reaches the notebook as a traceback of ours.
+A student's function may print, warn, draw, change its inputs, raise, never end, or hand the work to the course's own
+finished function. Each of these becomes a field of an `Outcome`; none reaches the notebook as a traceback of ours.
 """
 
 import contextlib
 import copy
 import io
 import os
+import signal
 import site
 import sys
 import sysconfig
+import threading
 import traceback
 import warnings
 from dataclasses import dataclass, field
@@ -21,6 +23,11 @@ from torch import nn
 
 PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 LIBRARIES = (PACKAGE, sysconfig.get_path("stdlib"), *site.getsitepackages(), str(Path(torch.__file__).parents[1]))
+PATIENCE = 30.0  # seconds of processor time for one call: answers take milliseconds
+
+
+class Endless(BaseException):
+    """An answer used up its time; no Exception, so that a loop which catches those ends as well."""
 
 
 @dataclass
@@ -71,9 +78,9 @@ def call(answer, inputs, watch=True, allows=()):
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.default_generator.manual_seed(0)
         try:
-            with watching(watcher) if watch else contextlib.nullcontext():
+            with ending(PATIENCE), watching(watcher) if watch else contextlib.nullcontext():
                 outcome.value = answer(*outcome.given.values())
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, Endless) as error:
             outcome.error, outcome.line = error, getattr(error, "students_line", None) or students_line(error)
     outcome.finished = watcher.finished or getattr(outcome.error, "finished", "")
     outcome.changed = [name for name in inputs if not unchanged(inputs[name], outcome.given[name])]
@@ -93,6 +100,28 @@ def torchs_defaults():
     finally:
         torch.set_default_dtype(dtype)
         torch.set_default_device(None if device.type == "cpu" else device)
+
+
+@contextlib.contextmanager
+def ending(seconds):
+    """Raises Endless once the block has used that much processor time, and again each second until it ends.
+
+    Other programs' work doesn't count. Nothing happens where there is no such clock: on Windows, or in a thread.
+    """
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_):
+        raise Endless(f"it ran for {seconds:g} seconds of processor time without an end: does a loop in it never stop?")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 @contextlib.contextmanager
