@@ -8,11 +8,9 @@ import contextlib
 import copy
 import io
 import os
-import signal
 import site
 import sys
 import sysconfig
-import threading
 import traceback
 import warnings
 from dataclasses import dataclass, field
@@ -21,13 +19,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from course_utils.time_limit import time_limit
+
 PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 LIBRARIES = (PACKAGE, sysconfig.get_path("stdlib"), *site.getsitepackages(), str(Path(torch.__file__).parents[1]))
 PATIENCE = 30.0  # seconds of processor time for one call: answers take milliseconds
+OWN = (__file__, sys.modules[time_limit.__module__].__file__)  # what runs around an answer, not called by it
 
 
 class Endless(BaseException):
     """An answer used up its time; no Exception, so that a loop which catches those ends as well."""
+
+    def __str__(self):
+        return f"it ran for {PATIENCE:g} seconds of processor time without an end: does a loop in it never stop?"
 
 
 @dataclass
@@ -78,7 +82,10 @@ def call(answer, inputs, watch=True, allows=()):
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.default_generator.manual_seed(0)
         try:
-            with ending(PATIENCE), watching(watcher) if watch else contextlib.nullcontext():
+            with (
+                time_limit(PATIENCE, Endless, processor=True),
+                watching(watcher) if watch else contextlib.nullcontext(),
+            ):
                 outcome.value = answer(*outcome.given.values())
         except (Exception, SystemExit, Endless) as error:
             outcome.error, outcome.line = error, getattr(error, "students_line", None) or students_line(error)
@@ -103,28 +110,6 @@ def torchs_defaults():
 
 
 @contextlib.contextmanager
-def ending(seconds):
-    """Raises Endless once the block has used that much processor time, and again each second until it ends.
-
-    Other programs' work doesn't count. Nothing happens where there is no such clock: on Windows, or in a thread.
-    """
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_):
-        raise Endless(f"it ran for {seconds:g} seconds of processor time without an end: does a loop in it never stop?")
-
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
-
-
-@contextlib.contextmanager
 def watching(watcher):
     before = sys.getprofile()
     sys.setprofile(watcher)
@@ -143,7 +128,7 @@ class Watcher:
 
     def __call__(self, frame, event, _):
         code = frame.f_code
-        ours = code.co_filename.startswith(PACKAGE) and code.co_filename != __file__
+        ours = code.co_filename.startswith(PACKAGE) and code.co_filename not in OWN
         if event != "call" or self.finished or not ours:
             return
         module = frame.f_globals["__name__"]

@@ -6,12 +6,12 @@ Twice: once when a submission is graded (the autograded notebook holds nothing h
 import contextlib
 import functools
 import re
-import signal
-import threading
 
 import bleach
 from jinja2 import pass_context
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+from course_utils.time_limit import time_limit
 
 TAGS = frozenset(
     "a abbr b blockquote br caption code col colgroup dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img ins kbd "
@@ -90,31 +90,12 @@ def readable(text):
     try:
         if len(text) > MOST_TEXT:
             raise ValueError
-        with _at_most(SECONDS):
+        with time_limit(SECONDS, TimeoutError):
             rendered(text)
         return text
     except Exception:
         lines = (text[:MOST_TEXT] + ("\n(cut short)" if len(text) > MOST_TEXT else "")).split("\n")
         return "\n".join(f"    {line}" for line in lines)  # indented: no markdown at all
-
-
-@contextlib.contextmanager
-def _at_most(seconds):
-    """Raise TimeoutError in what takes longer; in a thread of its own (on a cluster) there is no such alarm."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_):
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def clean_notebook(notebook, skeleton=None):
@@ -157,7 +138,7 @@ def _clean_output(output):
 def _clean_data(name, value):
     value = _text(value)
     if name == "text/html":
-        with contextlib.suppress(Exception), _at_most(SECONDS):
+        with contextlib.suppress(Exception), time_limit(SECONDS, TimeoutError):
             return safe_html(value)
         return ""
     if name == "text/markdown":
