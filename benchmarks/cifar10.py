@@ -7,25 +7,33 @@ class over that of the test pictures of the class, the mean over the classes. Th
 training set, which the judge has learnt by heart in part; and of the test set, against the rest of it. A distance from
 few pictures is too large: compare rows of one file only.
 
-Each row is kept in the file as soon as it is there, and the same command goes on with a file that is not complete.
-Other weights or another number of pictures start it anew.
+--long asks whether 20 steps do what 500 ancestral ones do: two rows with a number of pictures of their own, as large
+as is usual for such a distance.
+
+Each batch of pictures is kept in --pictures as soon as it is drawn, each row in the file as soon as it is measured, and
+the same command goes on where it was. Other weights, another number of pictures or another precision start it anew.
 
     python benchmarks/cifar10.py --data cifar10.npz --log runs/cifar10/log.csv
     python benchmarks/cifar10.py --data cifar10.npz --log runs/cifar10/log.csv --spent 1.53    # of a run with --init
+    python benchmarks/cifar10.py --data cifar10.npz --bfloat16 --n 1000 --long 5000
 
 A picture costs the shipped network 0.8 GFLOP a call and a row at 20 guided steps 40 calls: for 500 pictures some three
-minutes on one core, all rows together three quarters of an hour, and --long the same again.
+minutes on one core, all rows together half an hour, and --long, with 5,000, seven hours. With --bfloat16 a processor
+that has instructions for it takes half of that.
 """
 
 import argparse
 import csv
 import hashlib
 import json
+import os
 import sys
 import time
 from collections import deque
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -38,6 +46,7 @@ from course_utils.training import PRETRAINED, WEIGHTS, load
 
 NAMES = ("cifar10", "cifar10_classifier")
 OUT = Path(__file__).parents[1] / "course_utils" / "measured" / "cifar10.json"  # ships with the course
+SECTIONS = ("guidance", "steps", "eta", "long")
 SAMPLERS = {sampler.__name__: sampler for sampler in (ddim, ddpm, dpmpp_2m, heun)}
 RANDOM = (ddim, ddpm)  # take a generator
 
@@ -48,7 +57,7 @@ FEW += [("heun", 5), ("heun", 10), ("heun", 20)]
 ROWS = [("guidance", dict(scale=s, sampler="dpmpp_2m", steps=20)) for s in (1.0, 2.0, 3.0, 0.0, 1.5, 5.0)]
 ROWS += [("steps", dict(scale=1.0, sampler=sampler, steps=steps)) for sampler, steps in FEW]
 ROWS += [("eta", dict(scale=1.0, sampler="ddim", steps=20, eta=eta)) for eta in (0.0, 0.5, 1.0)]
-LONG = [("long", dict(scale=1.0, sampler="ddpm", steps=500))]
+LONG = [("long", dict(scale=1.0, sampler=sampler, steps=steps)) for sampler, steps in (("dpmpp_2m", 20), ("ddpm", 500))]
 
 
 def key(row):
@@ -69,27 +78,53 @@ def guided(model, y, scale):
     return cfg(condition(model, y), condition(model, None), scale)
 
 
-def draw(model, labels, scale, sampler, steps, eta=None, batch=50, bar=None):
-    """Pictures of the classes asked for, (N, 3, 32, 32) in [-1, 1] on the CPU, the same noise at every call.
+def draw(model, noise, labels, scale, sampler, steps, eta=None, seed=1):
+    """Pictures of the classes asked for, (B, 3, 32, 32) in [-1, 1] on the CPU, from `noise` of the same shape."""
+    device, schedule, sampler = next(model.parameters()).device, model.schedule, SAMPLERS[sampler]
+    options = {"generator": torch.Generator().manual_seed(seed)} if sampler in RANDOM else {}
+    options |= {} if eta is None else {"eta": eta}
+    x, denoise = noise.to(device, memory_format=torch.channels_last), clip(guided(model, labels.to(device), scale))
+    states = sampler(denoise, schedule, x, schedule.timesteps(steps), **options)
+    return deque(states, maxlen=1).pop().clamp(-1, 1).cpu()  # hundreds of states would not fit
 
-    The bar counts how often the network was called for a picture.
+
+def batches(model, labels, batch):
+    """Noise and labels, the same ones for every row: tuples ((B, 3, 32, 32), (B,))."""
+    noise = model.schedule.prior(len(labels), 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return list(zip(noise.split(batch), labels.split(batch), strict=True))
+
+
+class Pictures:
+    """Draws the pictures of a row, and keeps each batch of them in the folder: 8 bits a value, as real ones are stored.
+
+    The network runs in bfloat16 and compiled where `fast`.
     """
 
-    def progress(net, inputs, out):  # returns nothing: what a hook returns, and `update` may, replaces the output
-        bar.update(len(out))
+    def __init__(self, model, folder, batch, fast=False):
+        self.model, self.folder, self.batch, self.fast = model, folder, batch, fast
+        if fast:
+            model.net = torch.compile(model.net)
 
-    count = model.net.register_forward_hook(progress) if bar is not None else None
-    device, schedule, sampler, out = next(model.parameters()).device, model.schedule, SAMPLERS[sampler], []
-    noise = schedule.prior(len(labels), 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    options = {"generator": torch.Generator().manual_seed(1)} if sampler in RANDOM else {}
-    options |= {} if eta is None else {"eta": eta}
-    for x, y in zip(noise.split(batch), labels.split(batch), strict=True):
-        x, denoise = x.to(device, memory_format=torch.channels_last), clip(guided(model, y.to(device), scale))
-        states = sampler(denoise, schedule, x, schedule.timesteps(steps), **options)
-        out.append(deque(states, maxlen=1).pop().clamp(-1, 1).cpu())  # hundreds of states would not fit
-    if count:
-        count.remove()
-    return torch.cat(out)
+    def __call__(self, n, row, bar):
+        """(n, 3, 32, 32) in [-1, 1]; the bar counts how often the network was called for a picture."""
+        name = "-".join(str(value) for value in key(row))
+        parts = []
+        for i, (noise, labels) in enumerate(batches(self.model, torch.arange(n) % 10, self.batch)):
+            file = self.folder / f"{name}-{self.batch}x{i}.npy"
+            if not file.exists():
+                self.keep(file, noise, labels, row, seed=i + 1)
+            parts.append(torch.from_numpy(np.load(file)))
+            bar.update(len(labels) * calls(row))
+        return torch.cat(parts) / 127.5 - 1
+
+    def keep(self, file, noise, labels, row, seed):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with torch.autocast(noise.device.type, torch.bfloat16, enabled=self.fast):
+            pictures = draw(self.model, noise, labels, **row, seed=seed)
+        part = file.with_suffix(f".{os.getpid()}.part")
+        with open(part, "wb") as out:
+            np.save(out, ((pictures + 1) * 127.5).round().to(torch.uint8).numpy())
+        part.replace(file)  # a kill in the middle leaves nothing that looks whole
 
 
 def within_classes(features, labels):
@@ -138,10 +173,10 @@ class Record:
         self.path, self.content = Path(path), head
         if self.path.exists():
             content = json.loads(self.path.read_text("utf-8"))
-            if all(content.get(name) == head[name] for name in ("weights", "n_samples")):
+            if all(content.get(name) == head[name] for name in ("weights", "n_samples", "precision")):
                 self.content = content | {"device": head["device"]}
             else:
-                print(f"{path} is of other weights or another number of pictures: it starts anew")
+                print(f"{path} is of other weights, another number of pictures or another precision: it starts anew")
 
     def put(self, section, value):
         self.content[section] = value
@@ -155,14 +190,12 @@ class Record:
         return {key(row): row for row in self.content.get(section, [])}
 
     def all_rows(self):
-        return {k: row for section in ("guidance", "steps", "eta", "long") for k, row in self.rows(section).items()}
+        """Those of the sections that have one number of pictures."""
+        return {k: row for section in ("guidance", "steps", "eta") for k, row in self.rows(section).items()}
 
     def add(self, section, row):
         """A row into its place, which is by sampler, steps, scale and eta, not by the time it was measured."""
         self.put(section, sorted([*self.content.get(section, []), row], key=key))
-        if section == "long":
-            measured = {name: row[name] for name in ("steps", "agreement", "spread")}
-            self.put("baseline_steps", {"frechet_500_ancestral": row["frechet"]} | measured)
 
 
 def timing(model, device):
@@ -170,10 +203,10 @@ def timing(model, device):
 
     Where other programs share the processor, its own seconds (of all threads) say more than the clock's.
     """
-    labels = torch.arange(16) % 10
-    draw(model, labels[:2], 2.0, "dpmpp_2m", 1, batch=16)  # what only the first call costs
+    ((noise, labels),) = batches(model, torch.arange(16) % 10, 16)
+    draw(model, noise[:2], labels[:2], 2.0, "dpmpp_2m", 1)  # what only the first call costs
     started, processor = time.perf_counter(), time.process_time()
-    draw(model, labels, 2.0, "dpmpp_2m", 20, batch=16)
+    draw(model, noise, labels, 2.0, "dpmpp_2m", 20)
     return {"pictures": 16, "steps": 20, "scale": 2.0, "seconds": time.perf_counter() - started,
             "cpu_seconds": time.process_time() - processor,
             "peak_gb": peak_memory(device) / 1e9, "threads": torch.get_num_threads()}  # fmt: skip
@@ -216,40 +249,46 @@ def training_table(path, spent=0.0, before=()):
     ]
 
 
-def measure(record, model, classifier, load_data, rows, n, batch=50):
-    """Fill the record with what it lacks: the floors and the rows; load_data(split) gives pictures and labels."""
-    todo = [(section, row) for section, row in rows if key(row) not in record.rows(section)]
+def measure(record, pictures, classifier, load_data, n, many=None):
+    """Fill the record with what it lacks: the floors and the rows of n pictures, and of `many` those of LONG.
+
+    pictures(n, row, bar) draws them, load_data(split) gives real ones and their labels.
+    """
+    rows = [(section, row, n) for section, row in ROWS] + [(section, row, many) for section, row in LONG if many]
+    done = {(section, k, row.get("pictures", n)) for section in SECTIONS for k, row in record.rows(section).items()}
+    todo = [(section, row, count) for section, row, count in rows if (section, key(row), count) not in done]
     if not todo and {"floor", "floor_test"} <= record.content.keys():
         return
-    judge, labels = Judge(classifier, *load_data("test")), torch.arange(n) % 10
+    judge = Judge(classifier, *load_data("test"))
     if "floor" not in record.content:
         images, real = load_data("train")
         chosen = alike(real, n)
         record.put("floor", judge.measure(images[chosen], real[chosen]))
     if "floor_test" not in record.content:
         record.put("floor_test", judge.held_back(n))
-    costs = {key(row): calls(row) for _, row in todo if key(row) not in record.all_rows()}
-    with tqdm(total=n * sum(costs.values()), unit="call", unit_scale=True, mininterval=1) as bar:
-        for section, row in todo:
+    if any(section == "long" for section, _, _ in todo):
+        record.put("long", [row for row in record.content.get("long", []) if row["pictures"] == many])
+    costs = {(key(row), count): count * calls(row) for _, row, count in todo}
+    with tqdm(total=sum(costs.values()), unit="call", unit_scale=True, mininterval=1) as bar:
+        for section, row, count in todo:
             bar.set_description(f"{section} " + " ".join(str(value) for value in row.values()))
-            known = record.all_rows().get(key(row))  # the same pictures may stand in two sections
+            known = record.all_rows().get(key(row)) if count == n else None  # it may stand in two sections
             if not known:
-                started = time.perf_counter()
-                measured = judge.measure(draw(model, labels, **row, batch=batch, bar=bar), labels)
-                known = {"calls": calls(row)} | measured | {"seconds": round(time.perf_counter() - started, 1)}
+                measured = judge.measure(pictures(count, row, bar), torch.arange(count) % 10)
+                known = {"calls": calls(row), "pictures": count} | measured
             record.add(section, row | {name: v for name, v in known.items() if name != "eta"})
 
 
 def report(content):
     """The file as tables."""
-    print(f"\n{content['n_samples']} pictures a row, on {content['device']}\n")
-    print("| | sampler | steps | scale | eta | calls | Frechet distance | agreement, % | spread |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(f"\nOn {content['device']}, in {content['precision']}\n")
+    print("| | sampler | steps | scale | eta | calls | pictures | Frechet distance | agreement, % | spread |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     rows = [(name, [content[name]]) for name in ("floor", "floor_test") if name in content]
-    rows += [(name, content[name]) for name in ("guidance", "steps", "eta", "long") if name in content]
+    rows += [(name, content[name]) for name in SECTIONS if name in content]
     for section, row in ((section, row) for section, part in rows for row in part):
         agreement = f"{100 * row['agreement']:.1f}" if "agreement" in row else ""
-        said = [row.get(name, "") for name in ("sampler", "steps", "scale", "eta", "calls")]
+        said = [row.get(name, "") for name in ("sampler", "steps", "scale", "eta", "calls", "pictures")]
         cells = [section, *said, f"{row['frechet']:.2f}", agreement, f"{row['spread']:.2f}"]
         print("|", " | ".join(str(cell) for cell in cells), "|")
     if "timing" in content:
@@ -268,21 +307,26 @@ def main():
     parser.add_argument("--log", type=Path, help="log.csv of the model's training run, for the table of its epochs")
     parser.add_argument("--spent", type=float, default=0.0, metavar="PFLOP", help="by the runs before that of --log")
     parser.add_argument("--baseline-log", type=Path, help="the same of the network that chapter 5 grew from")
-    parser.add_argument("--long", action="store_true", help="also 500 ancestral steps")
+    parser.add_argument("--long", type=int, metavar="PICTURES", help="also 20 steps against 500 ancestral ones")
+    parser.add_argument("--bfloat16", action="store_true", help="the network in bfloat16, and compiled")
+    parser.add_argument("--pictures", type=Path, default=Path("runs/cifar10/pictures"), help="where they are kept")
     chosen = parser.parse_args()
     try:
         device = best_device(chosen.device)
         small = device.type == "cpu"
         n, batch = chosen.n or (500 if small else 5000), chosen.batch or (50 if small else 500)
-        if n % 10 or not 20 <= n <= 5000:
-            parser.error(f"--n {n}: give tens, at least 20 and at most 5,000, so that every class has its share")
+        for option, count in (("--n", n), ("--long", chosen.long)):
+            if count is not None and (count % batch or count % 10 or not 20 <= count <= 5000):
+                wanted = "tens, at least 20 and at most 5,000, so that every class has its share"
+                parser.error(f"{option} {count}: give {wanted}, and whole batches of {batch}")
         files = {name: chosen.weights / f"{name}.safetensors" for name in NAMES}
         model, classifier = (
             load(PRETRAINED[name](), files[name]).eval().requires_grad_(False).to(device) for name in NAMES
         )
         model.to(memory_format=torch.channels_last)
         sums = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
-        head = {"device": device_name(device), "n_samples": n, "weights": sums}
+        precision = "bfloat16" if chosen.bfloat16 else "float32"
+        head = {"device": device_name(device), "n_samples": n, "precision": precision, "weights": sums}
         before = json.loads(chosen.out.read_text("utf-8")).get("training", {}) if chosen.out.exists() else {}
         record = Record(chosen.out, **head)
         training = record.content.get("training", {})
@@ -294,12 +338,14 @@ def main():
             record.put("training", training)
         if "timing" not in record.content:
             record.put("timing", timing(model, device))
-        rows = ROWS + (LONG if chosen.long else [])
-        measure(record, model, classifier, lambda split: load_cifar10(split, chosen.data, quiet=True), rows, n, batch)
+        folder = chosen.pictures / f"{sums['cifar10'][:8]}-{precision}"  # another network's are not taken for these
+        load_data = partial(load_cifar10, source=chosen.data, quiet=True)
+        pictures = Pictures(model, folder, batch, chosen.bfloat16)
+        measure(record, pictures, classifier, load_data, n, chosen.long)
     except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
-        sys.exit("Stopped: the same command goes on with the row that it was at.")
+        sys.exit("Stopped: the same command goes on with the batch that it was at.")
     report(record.content)
 
 

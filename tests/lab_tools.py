@@ -93,9 +93,14 @@ def grade_id(cell):
 
 
 def only_graded(notebook):
-    """The notebook without texts and pictures: imports, answers and tests, which is all that its points depend on."""
+    """The notebook with imports, answers and tests, which is all that its points depend on.
+
+    The other cells are emptied, not dropped: grading would put them back as they were handed out, trainings and all.
+    """
     notebook = copy.deepcopy(notebook)
-    notebook.cells = [cell for cell in notebook.cells if grade_id(cell) or only_defines(cell)]
+    for cell in notebook.cells:
+        if not (grade_id(cell) or only_defines(cell)):
+            cell.source = ""
     return notebook
 
 
@@ -111,9 +116,9 @@ def only_defines(cell):
 
 
 def shortened(notebook):
-    """The notebook with at most 200 steps of training instead of thousands: it does as before, to a poorer network."""
+    """The notebook with at most 50 steps of training instead of thousands: it does as before, to a poorer network."""
     notebook = copy.deepcopy(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.source = re.sub(r"\bn_steps=([\d_]+)", lambda n: f"n_steps={min(200, int(n[1]))}", cell.source)
+            cell.source = re.sub(r"\bn_steps=([\d_]+)", lambda n: f"n_steps={min(50, int(n[1]))}", cell.source)
     return notebook
