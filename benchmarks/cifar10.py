@@ -26,10 +26,8 @@ import argparse
 import csv
 import hashlib
 import json
-import os
 import sys
 import time
-from collections import deque
 from functools import partial
 from pathlib import Path
 
@@ -78,24 +76,28 @@ def guided(model, y, scale):
     return cfg(condition(model, y), condition(model, None), scale)
 
 
-def draw(model, noise, labels, scale, sampler, steps, eta=None, seed=1):
-    """Pictures of the classes asked for, (B, 3, 32, 32) in [-1, 1] on the CPU, from `noise` of the same shape."""
-    device, schedule, sampler = next(model.parameters()).device, model.schedule, SAMPLERS[sampler]
-    options = {"generator": torch.Generator().manual_seed(seed)} if sampler in RANDOM else {}
+def draw(model, noise, labels, scale, sampler, steps, eta=None, seed=1, done=lambda share: None):
+    """Pictures of the classes asked for, (B, 3, 32, 32) in [-1, 1] on the CPU, from `noise` of the same shape.
+
+    done(share) hears after each step how much of the way it was.
+    """
+    device, schedule, solve = next(model.parameters()).device, model.schedule, SAMPLERS[sampler]
+    options = {"generator": torch.Generator().manual_seed(seed)} if solve in RANDOM else {}
     options |= {} if eta is None else {"eta": eta}
     x, denoise = noise.to(device, memory_format=torch.channels_last), clip(guided(model, labels.to(device), scale))
-    states = sampler(denoise, schedule, x, schedule.timesteps(steps), **options)
-    return deque(states, maxlen=1).pop().clamp(-1, 1).cpu()  # hundreds of states would not fit
+    for state in solve(denoise, schedule, x, schedule.timesteps(steps), **options):
+        done(1 / steps)
+    return state.clamp(-1, 1).cpu()
 
 
-def batches(model, labels, batch):
-    """Noise and labels, the same ones for every row: tuples ((B, 3, 32, 32), (B,))."""
-    noise = model.schedule.prior(len(labels), 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    return list(zip(noise.split(batch), labels.split(batch), strict=True))
+def batches(model, n, batch):
+    """Noise and labels, all classes alike and the same ones for every row: [((B, 3, 32, 32), (B,)), ...]."""
+    noise = model.schedule.prior(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return list(zip(noise.split(batch), (torch.arange(n) % 10).split(batch), strict=True))
 
 
 class Pictures:
-    """Draws the pictures of a row, and keeps each batch of them in the folder: 8 bits a value, as real ones are stored.
+    """Draws the pictures of a row, and keeps each batch of them in a folder: 8 bits a value, as real ones are stored.
 
     The network runs in bfloat16 and compiled where `fast`.
     """
@@ -107,21 +109,21 @@ class Pictures:
 
     def __call__(self, n, row, bar):
         """(n, 3, 32, 32) in [-1, 1]; the bar counts how often the network was called for a picture."""
-        name = "-".join(str(value) for value in key(row))
-        parts = []
-        for i, (noise, labels) in enumerate(batches(self.model, torch.arange(n) % 10, self.batch)):
-            file = self.folder / f"{name}-{self.batch}x{i}.npy"
-            if not file.exists():
-                self.keep(file, noise, labels, row, seed=i + 1)
+        name, parts = "-".join(str(value) for value in key(row)), []
+        for i, (noise, labels) in enumerate(batches(self.model, n, self.batch)):
+            file, cost = self.folder / f"{name}-{self.batch}x{i}.npy", len(labels) * calls(row)
+            if file.exists():
+                bar.update(cost)
+            else:
+                self._keep(file, noise, labels, row, i + 1, lambda share, cost=cost: bar.update(share * cost))
             parts.append(torch.from_numpy(np.load(file)))
-            bar.update(len(labels) * calls(row))
         return torch.cat(parts) / 127.5 - 1
 
-    def keep(self, file, noise, labels, row, seed):
+    def _keep(self, file, noise, labels, row, seed, done):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with torch.autocast(noise.device.type, torch.bfloat16, enabled=self.fast):
-            pictures = draw(self.model, noise, labels, **row, seed=seed)
-        part = file.with_suffix(f".{os.getpid()}.part")
+        with torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16, enabled=self.fast):
+            pictures = draw(self.model, noise, labels, **row, seed=seed, done=done)
+        part = file.with_suffix(".part")
         with open(part, "wb") as out:
             np.save(out, ((pictures + 1) * 127.5).round().to(torch.uint8).numpy())
         part.replace(file)  # a kill in the middle leaves nothing that looks whole
@@ -185,13 +187,9 @@ class Record:
         part.write_text(json.dumps(self.content, indent=1) + "\n", "utf-8")
         part.replace(self.path)  # a kill in the middle leaves the file before
 
-    def rows(self, section):
-        """The rows of a section that are there, by their keys."""
-        return {key(row): row for row in self.content.get(section, [])}
-
-    def all_rows(self):
-        """Those of the sections that have one number of pictures."""
-        return {k: row for section in ("guidance", "steps", "eta") for k, row in self.rows(section).items()}
+    def rows(self):
+        """What was measured, by key and number of pictures; the same row may stand in two sections."""
+        return {(key(row), row["pictures"]): row for section in SECTIONS for row in self.content.get(section, [])}
 
     def add(self, section, row):
         """A row into its place, which is by sampler, steps, scale and eta, not by the time it was measured."""
@@ -203,7 +201,7 @@ def timing(model, device):
 
     Where other programs share the processor, its own seconds (of all threads) say more than the clock's.
     """
-    ((noise, labels),) = batches(model, torch.arange(16) % 10, 16)
+    ((noise, labels),) = batches(model, 16, 16)
     draw(model, noise[:2], labels[:2], 2.0, "dpmpp_2m", 1)  # what only the first call costs
     started, processor = time.perf_counter(), time.process_time()
     draw(model, noise, labels, 2.0, "dpmpp_2m", 20)
@@ -249,13 +247,18 @@ def training_table(path, spent=0.0, before=()):
     ]
 
 
-def measure(record, pictures, classifier, load_data, n, many=None):
-    """Fill the record with what it lacks: the floors and the rows of n pictures, and of `many` those of LONG.
+def plan(n, many=None):
+    """What is to be drawn: the section of the file, the row and how many pictures, n or in the last rows `many`."""
+    return [(section, row, n) for section, row in ROWS] + [(section, row, many) for section, row in LONG if many]
+
+
+def measure(record, pictures, classifier, load_data, rows):
+    """Fill the record with what it lacks: the floors and the rows of a plan.
 
     pictures(n, row, bar) draws them, load_data(split) gives real ones and their labels.
     """
-    rows = [(section, row, n) for section, row in ROWS] + [(section, row, many) for section, row in LONG if many]
-    done = {(section, k, row.get("pictures", n)) for section in SECTIONS for k, row in record.rows(section).items()}
+    n = record.content["n_samples"]
+    done = {(section, key(row), row["pictures"]) for section in SECTIONS for row in record.content.get(section, [])}
     todo = [(section, row, count) for section, row, count in rows if (section, key(row), count) not in done]
     if not todo and {"floor", "floor_test"} <= record.content.keys():
         return
@@ -266,13 +269,14 @@ def measure(record, pictures, classifier, load_data, n, many=None):
         record.put("floor", judge.measure(images[chosen], real[chosen]))
     if "floor_test" not in record.content:
         record.put("floor_test", judge.held_back(n))
-    if any(section == "long" for section, _, _ in todo):
-        record.put("long", [row for row in record.content.get("long", []) if row["pictures"] == many])
+    counts = [count for section, _, count in rows if section == "long"]
+    record.put("long", [row for row in record.content.get("long", []) if row["pictures"] in counts])
     costs = {(key(row), count): count * calls(row) for _, row, count in todo}
-    with tqdm(total=sum(costs.values()), unit="call", unit_scale=True, mininterval=1) as bar:
+    total = sum(cost for drawn, cost in costs.items() if drawn not in record.rows())
+    with tqdm(total=total, unit="call", unit_scale=True, mininterval=1) as bar:
         for section, row, count in todo:
             bar.set_description(f"{section} " + " ".join(str(value) for value in row.values()))
-            known = record.all_rows().get(key(row)) if count == n else None  # it may stand in two sections
+            known = record.rows().get((key(row), count))
             if not known:
                 measured = judge.measure(pictures(count, row, bar), torch.arange(count) % 10)
                 known = {"calls": calls(row), "pictures": count} | measured
@@ -341,7 +345,7 @@ def main():
         folder = chosen.pictures / f"{sums['cifar10'][:8]}-{precision}"  # another network's are not taken for these
         load_data = partial(load_cifar10, source=chosen.data, quiet=True)
         pictures = Pictures(model, folder, batch, chosen.bfloat16)
-        measure(record, pictures, classifier, load_data, n, chosen.long)
+        measure(record, pictures, classifier, load_data, plan(n, chosen.long))
     except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
