@@ -85,9 +85,9 @@ def draw(model, noise, labels, scale, sampler, steps, eta=None, seed=1, done=lam
     options = {"generator": torch.Generator().manual_seed(seed)} if solve in RANDOM else {}
     options |= {} if eta is None else {"eta": eta}
     x, denoise = noise.to(device, memory_format=torch.channels_last), clip(guided(model, labels.to(device), scale))
-    for state in solve(denoise, schedule, x, schedule.timesteps(steps), **options):
+    for x in solve(denoise, schedule, x, schedule.timesteps(steps), **options):  # noqa: B007, B020 - the last is wanted
         done(1 / steps)
-    return state.clamp(-1, 1).cpu()
+    return x.clamp(-1, 1).cpu()
 
 
 def batches(model, n, batch):
@@ -179,6 +179,8 @@ class Record:
                 self.content = content | {"device": head["device"]}
             else:
                 print(f"{path} is of other weights, another number of pictures or another precision: it starts anew")
+                if content.get("weights") == head["weights"] and "training" in content:
+                    self.content = head | {"training": content["training"]}  # is as true as before
 
     def put(self, section, value):
         self.content[section] = value

@@ -180,6 +180,13 @@ def test_other_weights_start_anew(cifar10, tmp_path, capsys):
         assert "starts anew" in capsys.readouterr().out
 
 
+def test_a_new_number_of_pictures_keeps_how_the_weights_were_trained(cifar10, tmp_path):
+    path, training = tmp_path / "figures.json", {"ours": [{"epoch": 1, "loss": 0.2, "pflop": 0.4}]}
+    cifar10.Record(path, **HEAD).put("training", training)
+    assert cifar10.Record(path, **HEAD | {"n_samples": 30}).content["training"] == training
+    assert "training" not in cifar10.Record(path, **HEAD | {"weights": {}}).content
+
+
 def test_the_training_table_is_the_log(cifar10, tmp_path):
     log = tmp_path / "log.csv"
     log.write_text("epoch,step,loss,validation,pflop,seconds\n1,781,0.2,0.1566,0.39,100\n2,1562,0.15,0.14,0.78,200\n")

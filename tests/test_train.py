@@ -471,6 +471,14 @@ def test_a_full_disk_is_named_and_spoils_nothing(digits, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
+def test_the_baseline_trains_as_it_did():
+    """21 epochs in batches of 100 at 2e-4, averaged with 0.999; what is given on the command line counts."""
+    chosen = train.parse(["cifar10", "--baseline"])
+    assert (chosen.epochs, chosen.batch_size, chosen.lr, chosen.ema_decay) == (21, 100, 2e-4, 0.999)
+    assert train.parse(["cifar10", "--baseline", "--epochs", "2"]).epochs == 2
+    assert train.parse(["cifar10"]).lr == 1e-3
+
+
 def test_the_baseline_trains_with_the_same_command(tmp_path, monkeypatch):
     """With the same seed from the same weights; here narrower, on a few pictures."""
     monkeypatch.setattr("course_utils.baseline.BaselineUNet", partial(BaselineUNet, width=32))
