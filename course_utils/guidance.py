@@ -7,7 +7,7 @@ of all of them. The weights may be numbers (`cfg`, `anagram`), one a pixel (`inp
 `sdedit` and `repaint` choose the times instead: where a sampler starts, and how often it goes back.
 """
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 
@@ -18,10 +18,10 @@ from course_utils.schedules import check_schedule
 def condition(model, y):
     """The denoiser of class y: model(x, t, y) with y fixed, a label for all samples or a tensor of labels (B,).
 
-    With y = None, as with y = -1, it is the denoiser of the null class. Raises ValueError for another number of labels
-    than of samples.
+    With y = None, as with y = -1, it is the denoiser of the null class. Raises TypeError or ValueError for what is no
+    class of the model, and ValueError for another number of labels than of samples.
     """
-    labels = torch.as_tensor(-1 if y is None else y)
+    labels = as_labels(model, y)
 
     def denoise(x, t):
         if labels.shape not in ((), (1,), (len(x),)):
@@ -31,19 +31,50 @@ def condition(model, y):
     return denoise
 
 
+def as_labels(model, y):
+    """y as a tensor of labels, on any device; the model's number of classes is asked for where it has one."""
+    n = getattr(getattr(model, "net", model), "n_classes", None)
+    wanted = f"a class is a whole number{f' from 0 to {n - 1}' if n else ''}, or -1 (or None) for the null class"
+    labels = as_tensor(-1 if y is None else y, wanted)
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise TypeError(f"{wanted}, not {labels.dtype}")
+    labels = labels.long()  # before -1 is compared with bytes, where it is 255
+    # Once, here: the network does not ask at every step on a GPU, which a label out of range makes unusable.
+    if n and not labels.is_meta and len(outside := labels[(labels < -1) | (labels >= n)]):
+        raise ValueError(f"{wanted}, not {outside[0]}")
+    return labels
+
+
+def as_tensor(value, wanted):
+    """The value as a tensor; where that is impossible, a TypeError that says what is wanted."""
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{wanted}, not {value!r}") from None
+
+
 def cfg(conditional, unconditional, scale):
     """Classifier-free guidance (Ho & Salimans 2022): scale 0 is unconditional, 1 conditional, above 1 guided.
 
-    Raises ValueError where the scale is not a finite number.
+    The scale is a number, or a tensor (B,) with one for each sample. Raises ValueError where it is another thing or not
+    finite, and for another number of scales than of samples.
     """
-    if not torch.as_tensor(scale).isfinite().all():
-        raise ValueError(f"the guidance scale is {scale}; give a number, such as 0, 1 or 3")
+    each = torch.is_tensor(scale) and scale.ndim == 1
+    if not (each or is_number(scale)) or not torch.as_tensor(scale).isfinite().all():
+        raise ValueError(f"the guidance scale is {scale!r}; give a number, such as 0, 1 or 3, or one for each sample")
 
     def denoise(x, t):
+        if each and len(scale) != len(x):
+            raise ValueError(f"{len(scale)} guidance scales for {len(x)} samples; give one number, or one for each")
+        w = scale.to(x).reshape(-1, *[1] * (x.ndim - 1)) if each else scale
         x0_unconditional = unconditional(x, t)
-        return x0_unconditional + scale * (conditional(x, t) - x0_unconditional)
+        return x0_unconditional + w * (conditional(x, t) - x0_unconditional)
 
     return denoise
+
+
+def is_number(value):
+    return isinstance(value, Real) or (torch.is_tensor(value) and value.ndim == 0)
 
 
 def clip(denoise, low=-1.0, high=1.0):
@@ -81,6 +112,8 @@ def sdedit(denoise, schedule, image, t_start, sampler=ddpm, n=50, noise=None, **
     TypeError or ValueError for another image or t_start, and for more steps than a discrete schedule has levels.
     """
     check_picture("image", image)
+    if not is_number(t_start):
+        raise TypeError(f"t_start is {t_start!r}; give a number in (0, 1]")
     times = check_schedule(schedule).timesteps(n, t_start)
     x = schedule.add_noise(image, times[0], torch.randn_like(image) if noise is None else noise)
     return sampler(denoise, schedule, x, times, **options)
@@ -148,9 +181,10 @@ def inpaint(denoise, known, mask):
     Raises TypeError or ValueError for a picture or a mask of another kind, size or range.
     """
     check_picture("known", known)
-    mask = torch.as_tensor(mask)
+    wanted = "a mask holds 0 (to fill in) and 1 (known)"
+    mask = as_tensor(mask, wanted)
     if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError("a mask holds 0 (to fill in) and 1 (known), nothing between")
+        raise ValueError(f"{wanted}, nothing else; from one of 0 and 255 make it by mask > 127")
     mask = mask.bool()
     if not fits(mask.shape, known.shape):
         raise ValueError(f"mask has shape {tuple(mask.shape)}, which does not fit known's {tuple(known.shape)}")
@@ -193,13 +227,15 @@ def anagram(denoisers, views):
     """One picture for several views of it, each with its own denoiser (Geng, Park & Owens 2024, section 3).
 
     views is a list of pairs (view, inverse) of functions on x (B, C, H, W), as in `views`; denoisers is a list as
-    long, or one for all. x0_hat is the mean of what each denoiser sees in its view, turned back. Raises ValueError
-    for another number of denoisers, and where an inverse does not undo its view or a view does not keep the length of
-    x: it must turn white noise into white noise.
+    long, or one for all. x0_hat is the mean of what each denoiser sees in its view, turned back. Raises TypeError
+    where a view is no such pair, and ValueError for another number of denoisers, and where an inverse does not undo its
+    view or a view does not keep the length of x: it must turn white noise into white noise.
     """
     denoisers = [denoisers] * len(views) if callable(denoisers) else list(denoisers)
-    if not views or len(denoisers) != len(views):
-        raise ValueError(f"{len(denoisers)} denoisers for {len(views)} views; give one for each, at least one")
+    check_one_each(denoisers, "views", views)
+    for i, pair in enumerate(views):
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(callable(function) for function in pair)):
+            raise TypeError(f"views[{i}] is no pair (view, inverse) of functions, such as rotation(1)")
 
     def denoise(x, t):
         x0 = []
@@ -210,6 +246,12 @@ def anagram(denoisers, views):
         return sum(x0) / len(x0)
 
     return denoise
+
+
+def check_one_each(denoisers, name, parts):
+    if callable(denoisers) or not parts or len(denoisers) != len(parts):
+        given = "one denoiser, not in a list," if callable(denoisers) else f"{len(denoisers)} denoisers"
+        raise ValueError(f"{given} for {len(parts)} {name}; give a list with one for each, at least one")
 
 
 def check_view(i, x, seen, back):
@@ -229,8 +271,7 @@ def factorized(denoisers, filters):
     (grey, colour): Factorized Diffusion (Geng, Park & Owens 2024, section 3). Only then is this the same for x0_hat and
     eps. Raises ValueError for another number of denoisers, or where the filters do not sum to the identity on x.
     """
-    if not filters or len(denoisers) != len(filters):
-        raise ValueError(f"{len(denoisers)} denoisers for {len(filters)} filters; give one for each, at least one")
+    check_one_each(denoisers, "filters", filters)
 
     def denoise(x, t):
         noise = noise_like(x[:1].float(), torch.Generator().manual_seed(0))  # x itself may be too smooth to tell

@@ -417,7 +417,11 @@ def test_dynamic_clipping_scales_what_leaves_the_range():
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", [math.nan, math.inf, torch.tensor(math.nan)])
+@pytest.mark.parametrize(
+    "scale",
+    [math.nan, math.inf, torch.tensor(math.nan), torch.tensor([1, math.nan]), torch.ones(2, 1), None, "3", [1, 2]],
+    ids=str,
+)
 def test_a_scale_that_is_no_number_is_refused(scale):
     with pytest.raises(ValueError, match="the guidance scale is"):
         cfg(toy(1), toy(2), scale)
@@ -455,6 +459,11 @@ def test_a_bad_mask_is_refused():
     for mask in (torch.ones(5, 6), torch.ones(2, 3, 6, 6), torch.ones(1, 1, 3, 6, 6), [1, 0]):
         with pytest.raises(ValueError, match=r"mask has shape \(.*which does not fit known's \(1, 3, 6, 6\)"):
             inpaint(toy(1), known, mask)
+    for mask in (None, "upper half"):
+        with pytest.raises(TypeError, match=f"a mask holds 0 .to fill in. and 1 .known., not '?{mask}"):
+            inpaint(toy(1), known, mask)
+    with pytest.raises(ValueError, match="from one of 0 and 255 make it by mask > 127"):
+        inpaint(toy(1), known, torch.tensor([0, 255] * 3))
     for mask in (torch.full((6, 6), 0.5), torch.full((6, 6), 255), torch.full((6, 6), math.nan)):
         with pytest.raises(ValueError, match="a mask holds 0"):
             inpaint(toy(1), known, mask)
@@ -465,6 +474,12 @@ def test_a_bad_mask_is_refused():
 @pytest.mark.parametrize("t_start", [0, -0.1, 1.01, 40, math.nan])
 def test_a_start_outside_the_times_is_refused(t_start):
     with pytest.raises(ValueError, match=r"t_start = .* it lies in \(0, 1\]"):
+        sdedit(toy(1), LinearSchedule(), pictures(), t_start)
+
+
+@pytest.mark.parametrize("t_start", [None, "0.5", [0.5]])
+def test_a_start_that_is_no_number_is_refused(t_start):
+    with pytest.raises(TypeError, match=r"t_start is .*; give a number in \(0, 1\]"):
         sdedit(toy(1), LinearSchedule(), pictures(), t_start)
 
 
@@ -504,6 +519,9 @@ def test_bad_views_are_refused():
     for denoisers, views in (([toy(1)], [rotation(0), rotation(1)]), ([], []), (toy(1), [])):
         with pytest.raises(ValueError, match="denoisers for . views"):
             anagram(denoisers, views)
+    for views in (rotation(1), [torch.neg], [(torch.neg,)], [(torch.neg, None)], "ab"):
+        with pytest.raises(TypeError, match=r"views\[0\] is no pair \(view, inverse\) of functions"):
+            anagram(toy(1), views)
     with pytest.raises(ValueError, match="6 x 6 cannot be cut into 4 x 4"):
         jigsaw(4)[0](x)
 
@@ -519,6 +537,8 @@ def test_bad_filters_are_refused():
     for n in (1, 3):
         with pytest.raises(ValueError, match=f"{n} denoisers for 2 filters"):
             factorized([toy(1)] * n, (grey, colour))
+    with pytest.raises(ValueError, match="one denoiser, not in a list, for 2 filters; give a list with one for each"):
+        factorized(toy(1), (grey, colour))
     for sigma in (0, -1, math.nan):
         with pytest.raises(ValueError, match="the width of a blur"):
             blur(x, sigma)

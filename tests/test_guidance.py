@@ -28,6 +28,19 @@ def test_scale_0_is_unconditional_and_1_conditional():
     torch.testing.assert_close(beyond, 2 * (conditional(x, 0.5) - unconditional(x, 0.5)))
 
 
+@pytest.mark.parametrize("shape", [(4, 2), (4, 1, 4, 4), (4, 3, 5, 4)])
+def test_a_scale_for_each_sample(shape):
+    """Sample by sample it is what that number does, also where pictures are as wide as the batch is long."""
+    c, u, scales = torch.randn(shape), torch.randn(shape), [0.0, 1.0, 2.5, -1.0]
+    guided = cfg(lambda x, t: c, lambda x, t: u, torch.tensor(scales))(c, 0.5)
+    for i, scale in enumerate(scales):
+        alone = cfg(lambda x, t: c, lambda x, t: u, scale)(c, 0.5)
+        torch.testing.assert_close(guided[i], alone[i])
+    for n in (1, 3):
+        with pytest.raises(ValueError, match=f"{n} guidance scales for 4 samples; give one number, or one for each"):
+            cfg(lambda x, t: c, lambda x, t: u, torch.ones(n))(c, 0.5)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("kind", KINDS)
 def test_guiding_x0_hat_is_guiding_every_kind(schedule, kind):
@@ -61,9 +74,36 @@ def test_condition_fixes_the_labels():
     assert condition(model, 2)(x, 0.5).tolist() == [[2, 2]] * 3
     assert condition(model, torch.tensor([0, 1, -1]))(x, 0.5).tolist() == [[0, 0], [1, 1], [-1, -1]]
     assert condition(model, [2])(x, 0.5).tolist() == [[2, 2]] * 3
-    for labels in (torch.tensor([0, 1]), torch.zeros(3, 1), torch.zeros(0)):
+    for labels in (torch.tensor([0, 1]), torch.zeros(3, 1).long(), torch.zeros(0).long()):
         with pytest.raises(ValueError, match="give one label, or one for each of 3 samples"):
             condition(model, labels)(x, 0.5)
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: Denoiser(net, LinearSchedule())], ids=["net", "model"])
+@pytest.mark.parametrize("y, wrong", [(3, 3), (-2, -2), ([0, 3, 1], 3), (torch.tensor([0, -2]), -2)], ids=str)
+def test_a_class_out_of_range_is_refused_before_the_network_is_asked(wrap, y, wrong):
+    """Whatever the device: the network itself asks on the CPU only."""
+    for labels in (0, 2, -1, None, [0, 2, -1], torch.tensor([2], dtype=torch.uint8)):
+        condition(wrap(MLP(n_classes=3)), labels)
+    with pytest.raises(ValueError, match=f"a class is a whole number from 0 to 2, .*, not {wrong}$"):
+        condition(wrap(MLP(n_classes=3)), y)
+    condition(lambda x, t, y: x, y)  # a function doesn't say how many classes it knows
+
+
+@pytest.mark.parametrize("y", ["cat", ["cat", "dog"], 1.0, True, torch.zeros(3)], ids=str)
+def test_what_is_no_class_is_named(y):
+    with pytest.raises(
+        TypeError, match="a class is a whole number from 0 to 9, or -1 .or None. for the null class, not"
+    ):
+        condition(MLP(n_classes=10), y)
+    with pytest.raises(TypeError, match="a class is a whole number, or -1"):
+        condition(lambda x, t, y: x, y)
+
+
+def test_conditioning_does_not_ask_again_at_a_step(monkeypatch):
+    denoise = condition(MLP(n_classes=3), torch.tensor([0, 1, 2]))
+    monkeypatch.setattr("course_utils.guidance.as_labels", None)
+    denoise(points(3).float(), torch.full((3,), 0.5))
 
 
 def test_no_label_is_the_null_class():
