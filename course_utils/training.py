@@ -1,5 +1,6 @@
 """Training: one loop for every model of the course, and models on disk."""
 
+import hashlib
 import math
 from pathlib import Path
 
@@ -131,9 +132,7 @@ def save(model, path, dtype=None):
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give the name of a file in it, such as model.safetensors")
+    path = _no_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     values = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -145,22 +144,31 @@ def save(model, path, dtype=None):
     part.replace(path)
 
 
+def _no_folder(path):
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the name of a file in it, such as model.safetensors")
+    return path
+
+
 def load(model, path):
     """Read weights written by `save` into `model` (of the same shape) and return it.
 
-    Raises FileNotFoundError where there is no such file, ValueError where it is damaged or belongs to another model.
+    Raises FileNotFoundError where there is no such file, IsADirectoryError where it is a folder, ValueError where it is
+    damaged or belongs to another model.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not Path(path).is_file():
+    if not _no_folder(path).is_file():
         raise FileNotFoundError(f"there is no file {path}: train the model, then save(model, path)")
     try:
         model.load_state_dict(load_file(path))
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or is no safetensors file ({error}); delete it and save again") from None
     except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
+        first, *others = str(error).splitlines()[1].strip().split('", "')  # keys, often more than a hundred
+        reason = f'{first}" and {len(others)} more' if others else first
         raise ValueError(f"the weights in {path} belong to another model: {reason}") from None
     return model
 
@@ -182,6 +190,16 @@ PRETRAINED = {
     ),
     "cifar10_classifier": lambda: SmallClassifier(3, width=32, n_blocks=2),
 }
+# The format has no checksum of its own. Whoever ships new weights writes theirs here: sha256sum course_utils/weights/*
+PRETRAINED_SHA256 = {
+    "mnist": "43e282aaf9ee0551bfd11e5afbfcd2482078c34d2eb97ec84e09e900ee7e73a5",
+    "mnist_classifier": "0329686911ca47306e5cd1557ecf4e8aad61db0202b03db7979ca2e6b20490a7",
+    "mnist_energy": "a284bb1ebba05aa97b5b6d0668ee8abbb8d8814c26fa63df776c921992d3ce37",
+    "shapes": "e7ec229dd427af88b306fdd1a5fef323dba58968882cbabb2118c63674764977",
+    "shapes_classifier": "f216a923a62296020dde6b95a51fc8ee4546d9d8e95616071445ffe8ab5dce80",
+    "cifar10": "e87240bc8e7640523a3ed017bd21de553b2e61c1301919ad41c93c6e4515265f",
+    "cifar10_classifier": "c755eae674d2b6f59cb33fc2f26dcd97a60d5a390903ee32505fd0ba80385c48",
+}
 
 
 def load_pretrained(name):
@@ -189,7 +207,7 @@ def load_pretrained(name):
     draws ("mnist_classifier").
 
     Classes are the data set's labels, -1 the null class. Raises ValueError for another name and where the file is
-    damaged, FileNotFoundError for a model whose weights do not ship yet.
+    not the one that ships, FileNotFoundError for a model whose weights do not ship yet.
     """
     if name not in PRETRAINED:
         raise ValueError(f"there is no pretrained model {name!r}; there are {', '.join(PRETRAINED)}")
@@ -198,5 +216,11 @@ def load_pretrained(name):
         raise FileNotFoundError(
             f"the weights of {name!r} do not ship with this version: `python -m course_utils.train {name}` trains "
             f"them, and load(PRETRAINED[{name!r}](), path) reads them"
+        )
+    if hashlib.sha256(path.read_bytes()).hexdigest() != PRETRAINED_SHA256[name]:
+        raise ValueError(
+            f"{path} is damaged, or not the file that ships: install the course again, or in a clone of it run "
+            f"`git checkout -- course_utils/weights/{path.name}`. Weights of your own are read by "
+            f"load(PRETRAINED[{name!r}](), path); to ship them, write their sha256 into PRETRAINED_SHA256 in {__file__}"
         )
     return load(PRETRAINED[name](), path).eval().requires_grad_(False)

@@ -1,5 +1,7 @@
 """The models that ship: as large as promised, and as good on pictures that they have not seen or that they draw."""
 
+from hashlib import sha256
+
 import pytest
 import torch
 
@@ -8,13 +10,19 @@ from course_utils.energy import score_of
 from course_utils.guidance import cfg, clip, condition
 from course_utils.metrics import classifier_accuracy
 from course_utils.samplers import dpmpp_2m
-from course_utils.training import PRETRAINED, WEIGHTS, load_pretrained
+from course_utils.training import PRETRAINED, PRETRAINED_SHA256, WEIGHTS, load_pretrained
 
 SHIPPED = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
 def test_the_weights_belong_to_models():
     assert set(SHIPPED) == set(PRETRAINED)
+
+
+def test_the_sums_are_those_of_the_weights():
+    """After new weights: copy the sums from here into course_utils/training.py."""
+    sums = {name: sha256((WEIGHTS / f"{name}.safetensors").read_bytes()).hexdigest() for name in SHIPPED}
+    assert sums == PRETRAINED_SHA256
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -88,6 +96,18 @@ def test_weights_that_do_not_ship(tmp_path, monkeypatch):
     monkeypatch.setattr("course_utils.training.WEIGHTS", tmp_path)
     with pytest.raises(FileNotFoundError, match="do not ship with this version: `python -m course_utils.train mnist`"):
         load_pretrained("mnist")
-    (tmp_path / "mnist.safetensors").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="is damaged or is no safetensors file"):
-        load_pretrained("mnist")
+
+
+def test_damaged_weights(tmp_path, monkeypatch):
+    """Flipped in the middle of the numbers, which safetensors itself would read without a word."""
+    whole = (WEIGHTS / "shapes.safetensors").read_bytes()
+    monkeypatch.setattr("course_utils.training.WEIGHTS", tmp_path)
+    half = len(whole) // 2
+    flipped = whole[:half] + bytes(255 - byte for byte in whole[half : half + 2000]) + whole[half + 2000 :]
+    advice = "install the course again, or in a clone .* `git checkout -- course_utils/weights/shapes.safetensors`"
+    for spoilt in (flipped, whole[:-1], b"", (WEIGHTS / "cifar10.safetensors").read_bytes()):
+        (tmp_path / "shapes.safetensors").write_bytes(spoilt)
+        with pytest.raises(ValueError, match=advice):
+            load_pretrained("shapes")
+    (tmp_path / "shapes.safetensors").write_bytes(whole)
+    load_pretrained("shapes")
