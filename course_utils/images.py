@@ -210,17 +210,20 @@ def _read_npz(path, split):
 def _read_cifar10_archive(path, split):
     """The binary archive's records, read in place: nothing is unpacked to disk."""
     wanted = {f"data_batch_{i}.bin" for i in range(1, 6)} if split == "train" else {"test_batch.bin"}
-    found = {}
+    found, names = {}, set()
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 name = member.name.rpartition("/")[2]  # exact: repacked on a Mac it also holds ._data_batch_1.bin
+                names.add(name)
                 if name in wanted and member.isfile():
                     found[name] = archive.extractfile(member).read()
                 if len(found) == len(wanted):
                     break
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise ValueError(f"{path} can't be read as {CIFAR10_ARCHIVE}: {error}") from error
+    if "test_batch" in names:
+        raise pickled(path)
     if missing := sorted(wanted - set(found)):
         raise ValueError(f"{path} lacks {', '.join(missing)}")
     for name, data in found.items():
@@ -230,11 +233,24 @@ def _read_cifar10_archive(path, split):
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
 
 
+def pickled(path):
+    return ValueError(
+        f"{path} is CIFAR-10 for Python, in pickles, which are not safe to open: give the binary version, the archive "
+        f"{CIFAR10_ARCHIVE}; source='download' gets it"
+    )
+
+
 def _read_class_folders(folder, split):
     """Pictures of 32 x 32 in <folder>/<split>/<class>/ -> (N, 3, 32, 32) and (N,) uint8."""
     from PIL import Image  # only here
 
     root = folder / split
+    if (folder / "test_batch").is_file():
+        raise pickled(folder)
+    if (folder / "test_batch.bin").is_file():
+        raise ValueError(
+            f"{folder} is an unpacked {CIFAR10_ARCHIVE}: give the archive itself; source='download' gets it"
+        )
     if not root.is_dir():
         raise FileNotFoundError(f"{folder} has no folder {split}/ with a folder a class in it")
     names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -267,6 +267,20 @@ def test_damaged_archive(tmp_path):
             load_cifar10("train", path)
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_another_version_of_cifar10_is_named(tmp_path, split):
+    """Pickles may run code when they are opened: they never are."""
+    python = {name.removesuffix(".bin"): b"a pickle" for name in cifar10_members()}
+    archive = write_archive(tmp_path / "cifar-10-python.tar.gz", python)
+    for source in (archive, write(tmp_path / "cifar-10-batches-py", python)):
+        with pytest.raises(
+            ValueError, match=r"is CIFAR-10 for Python.*give the binary version.*cifar-10-binary.tar.gz"
+        ):
+            load_cifar10(split, source)
+    with pytest.raises(ValueError, match="is an unpacked cifar-10-binary.tar.gz: give the archive itself"):
+        load_cifar10(split, write(tmp_path / "cifar-10-batches-bin", cifar10_members()))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
