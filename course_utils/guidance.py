@@ -7,10 +7,11 @@ of all of them. The weights may be numbers (`cfg`, `anagram`), one a pixel (`inp
 `sdedit` and `repaint` choose the times instead: where a sampler starts, and how often it goes back.
 """
 
-from numbers import Integral, Real
+from numbers import Integral
 
 import torch
 
+from course_utils import checks
 from course_utils.samplers import check_falling, ddpm, noise_like
 from course_utils.schedules import check_schedule
 
@@ -21,7 +22,7 @@ def condition(model, y):
     With y = None, as with y = -1, it is the denoiser of the null class. Raises TypeError or ValueError for what is no
     class of the model, and ValueError for another number of labels than of samples.
     """
-    labels = as_labels(model, y)
+    labels = checks.as_labels(model, y)
 
     def denoise(x, t):
         if labels.shape not in ((), (1,), (len(x),)):
@@ -31,37 +32,14 @@ def condition(model, y):
     return denoise
 
 
-def as_labels(model, y):
-    """y as a tensor of labels, on any device; the model's number of classes is asked for where it has one."""
-    n = getattr(getattr(model, "net", model), "n_classes", None)
-    wanted = f"a class is a whole number{f' from 0 to {n - 1}' if n else ''}, or -1 (or None) for the null class"
-    labels = as_tensor(-1 if y is None else y, wanted)
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise TypeError(f"{wanted}, not {labels.dtype}")
-    labels = labels.long()  # before -1 is compared with bytes, where it is 255
-    # Once, here: the network does not ask at every step on a GPU, which a label out of range makes unusable.
-    if n and not labels.is_meta and len(outside := labels[(labels < -1) | (labels >= n)]):
-        raise ValueError(f"{wanted}, not {outside[0]}")
-    return labels
-
-
-def as_tensor(value, wanted):
-    """The value as a tensor; where that is impossible, a TypeError that says what is wanted."""
-    try:
-        return torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{wanted}, not {value!r}") from None
-
-
 def cfg(conditional, unconditional, scale):
     """Classifier-free guidance (Ho & Salimans 2022): scale 0 is unconditional, 1 conditional, above 1 guided.
 
     The scale is a number, or a tensor (B,) with one for each sample. Raises ValueError where it is another thing or not
     finite, and for another number of scales than of samples.
     """
+    checks.check_scale(scale)
     each = torch.is_tensor(scale) and scale.ndim == 1
-    if not (each or is_number(scale)) or not torch.as_tensor(scale).isfinite().all():
-        raise ValueError(f"the guidance scale is {scale!r}; give a number, such as 0, 1 or 3, or one for each sample")
 
     def denoise(x, t):
         if each and len(scale) != len(x):
@@ -71,10 +49,6 @@ def cfg(conditional, unconditional, scale):
         return x0_unconditional + w * (conditional(x, t) - x0_unconditional)
 
     return denoise
-
-
-def is_number(value):
-    return isinstance(value, Real) or (torch.is_tensor(value) and value.ndim == 0)
 
 
 def clip(denoise, low=-1.0, high=1.0):
@@ -111,9 +85,8 @@ def sdedit(denoise, schedule, image, t_start, sampler=ddpm, n=50, noise=None, **
     and drawn if not given; further options go to the sampler. Yields x after every step, as a sampler does. Raises
     TypeError or ValueError for another image or t_start, and for more steps than a discrete schedule has levels.
     """
-    check_picture("image", image)
-    if not is_number(t_start):
-        raise TypeError(f"t_start is {t_start!r}; give a number in (0, 1]")
+    checks.check_picture("image", image)
+    checks.check_start(t_start)
     times = check_schedule(schedule).timesteps(n, t_start)
     x = schedule.add_noise(image, times[0], torch.randn_like(image) if noise is None else noise)
     return sampler(denoise, schedule, x, times, **options)
@@ -180,44 +153,15 @@ def inpaint(denoise, known, mask):
 
     Raises TypeError or ValueError for a picture or a mask of another kind, size or range.
     """
-    check_picture("known", known)
-    wanted = "a mask holds 0 (to fill in) and 1 (known)"
-    mask = as_tensor(mask, wanted)
-    if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError(f"{wanted}, nothing else; from one of 0 and 255 make it by mask > 127")
-    mask = mask.bool()
-    if not fits(mask.shape, known.shape):
-        raise ValueError(f"mask has shape {tuple(mask.shape)}, which does not fit known's {tuple(known.shape)}")
+    checks.check_picture("known", known)
+    mask = checks.as_mask(mask, known)
 
     def inpainted(x, t):
-        if not fits(known.shape, x.shape):
+        if not checks.fits(known.shape, x.shape):
             raise ValueError(f"known has shape {tuple(known.shape)}, which does not fit samples {tuple(x.shape)}")
         return torch.where(mask.to(x.device), known.to(x), denoise(x, t))
 
     return inpainted
-
-
-def fits(shape, other):
-    """Whether a tensor of this shape broadcasts to the other one."""
-    return len(shape) <= len(other) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(other), strict=False))
-
-
-def check_picture(name, picture):
-    """Raises TypeError or ValueError where this is no tensor of finite floats, or a picture that leaves [-1, 1].
-
-    Points (B, D) may lie anywhere, and so may latents, which have more than a picture's three channels.
-    """
-    if not (torch.is_tensor(picture) and picture.is_floating_point()):
-        kind = picture.dtype if torch.is_tensor(picture) else type(picture).__name__
-        raise TypeError(f"{name} is a tensor of floats, not {kind}; bytes / 127.5 - 1 are floats in [-1, 1]")
-    if not picture.isfinite().all():
-        raise ValueError(f"{name} has entries that are not finite (NaN or infinity)")
-    latent = picture.ndim == 4 and picture.shape[1] > 3
-    if picture.ndim > 2 and not latent and picture.abs().max() > 1 + 1e-3:
-        raise ValueError(
-            f"{name} runs from {picture.min():.4g} to {picture.max():.4g}; pictures are in [-1, 1]: "
-            "divide bytes by 127.5 and subtract 1, or clamp what strays a little"
-        )
 
 
 # ---- one picture, several views --------------------------------------------------------------------------------------
@@ -232,33 +176,18 @@ def anagram(denoisers, views):
     view or a view does not keep the length of x: it must turn white noise into white noise.
     """
     denoisers = [denoisers] * len(views) if callable(denoisers) else list(denoisers)
-    check_one_each(denoisers, "views", views)
-    for i, pair in enumerate(views):
-        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(callable(function) for function in pair)):
-            raise TypeError(f"views[{i}] is no pair (view, inverse) of functions, such as rotation(1)")
+    checks.check_one_each(denoisers, "views", views)
+    checks.check_pairs(views)
 
     def denoise(x, t):
         x0 = []
         for i, (denoise_view, (view, inverse)) in enumerate(zip(denoisers, views, strict=True)):
             seen = view(x)
-            check_view(i, x, seen, inverse(seen))
+            checks.check_view(i, x, seen, inverse(seen))
             x0.append(inverse(denoise_view(seen, t)))
         return sum(x0) / len(x0)
 
     return denoise
-
-
-def check_one_each(denoisers, name, parts):
-    if callable(denoisers) or not parts or len(denoisers) != len(parts):
-        given = "one denoiser, not in a list," if callable(denoisers) else f"{len(denoisers)} denoisers"
-        raise ValueError(f"{given} for {len(parts)} {name}; give a list with one for each, at least one")
-
-
-def check_view(i, x, seen, back):
-    if back.shape != x.shape or not torch.allclose(back, x, rtol=1e-3, atol=1e-4, equal_nan=True):
-        raise ValueError(f"views[{i}]: its inverse does not undo it")
-    if not torch.allclose(seen.float().norm(), x.float().norm(), rtol=1e-3, equal_nan=True):
-        raise ValueError(f"views[{i}] changes the length of x, so that white noise does not stay white")
 
 
 # ---- one picture, several parts --------------------------------------------------------------------------------------
@@ -271,7 +200,7 @@ def factorized(denoisers, filters):
     (grey, colour): Factorized Diffusion (Geng, Park & Owens 2024, section 3). Only then is this the same for x0_hat and
     eps. Raises ValueError for another number of denoisers, or where the filters do not sum to the identity on x.
     """
-    check_one_each(denoisers, "filters", filters)
+    checks.check_one_each(denoisers, "filters", filters)
 
     def denoise(x, t):
         noise = noise_like(x[:1].float(), torch.Generator().manual_seed(0))  # x itself may be too smooth to tell

@@ -102,7 +102,7 @@ def test_what_is_no_class_is_named(y):
 
 def test_conditioning_does_not_ask_again_at_a_step(monkeypatch):
     denoise = condition(MLP(n_classes=3), torch.tensor([0, 1, 2]))
-    monkeypatch.setattr("course_utils.guidance.as_labels", None)
+    monkeypatch.setattr("course_utils.checks.as_labels", None)
     denoise(points(3).float(), torch.full((3,), 0.5))
 
 
