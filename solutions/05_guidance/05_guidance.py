@@ -918,8 +918,9 @@ plt.show()
 # <details><summary>An answer</summary>
 #
 # When the network is *not* exact, and you have steps to spare. New noise covers old errors: each step forgets a part of
-# what went wrong before. With $\eta = 0$ errors are carried to the end. On the papers' photographs 1,000 steps were
-# better with noise, 20 without.
+# what went wrong before. With $\eta = 0$ errors are carried to the end. Karras et al. (2022) found that noise
+# helps some networks and not others: where one errs much, there is much to forget. With few steps it costs more than it
+# mends.
 #
 # </details>
 
@@ -1072,7 +1073,7 @@ image_grid(
 # like photographs? Those are two questions, and the scale trades one for the other.
 #
 # The network trained on processors, for hours in place of days, and you took ten steps. The chapter has more steps, and
-# its numbers from thousands of pictures.
+# its numbers from far more pictures.
 
 # %% [markdown]
 # ## 7. Find the bug
