@@ -496,6 +496,9 @@ MEASURED = Path(__file__).parents[1] / "course_utils" / "measured" / "cifar10.js
 
 def test_the_measured_file_has_what_the_page_draws():
     measured = json.loads(MEASURED.read_text("utf-8"))
+    assert measured["precision"] in ("float32", "bfloat16")
+    assert {row["sampler"] for row in measured["long"]} == {"dpmpp_2m", "ddpm"}
+    assert len({row["pictures"] for row in measured["long"]}) == 1  # a distance depends on their number
     assert measured["device"] and measured["n_samples"] > 0 and measured["floor"]["frechet"] >= 0
     assert len(measured["guidance"]) >= 4 and {row["sampler"] for row in measured["steps"]} == {
         "ddim", "heun", "dpmpp_2m"
