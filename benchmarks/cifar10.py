@@ -228,7 +228,8 @@ def device_name(device):
     names = [s.partition(":")[2].strip() for s in info.read_text().splitlines() if s.startswith("model name")] if (
         info.exists()
     ) else []  # fmt: skip
-    return f"{device.type.upper()}{f' ({names[0]})' if names else ''}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{device.type.upper()}{f' ({names[0]})' if names else ''}, {threads} thread{'s' * (threads > 1)}"
 
 
 def training_table(path, spent=0.0, before=()):
