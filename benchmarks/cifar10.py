@@ -272,8 +272,8 @@ def measure(record, pictures, classifier, load_data, rows):
         record.put("floor", judge.measure(images[chosen], real[chosen]))
     if "floor_test" not in record.content:
         record.put("floor_test", judge.held_back(n))
-    counts = [count for section, _, count in rows if section == "long"]
-    record.put("long", [row for row in record.content.get("long", []) if row["pictures"] in counts])
+    if counts := {count for section, _, count in rows if section == "long"}:  # without, the rows that are there stay
+        record.put("long", [row for row in record.content.get("long", []) if row["pictures"] in counts])
     costs = {(key(row), count): count * calls(row) for _, row, count in todo}
     total = sum(cost for drawn, cost in costs.items() if drawn not in record.rows())
     with tqdm(total=total, unit="call", unit_scale=True, mininterval=1) as bar:

@@ -164,6 +164,11 @@ def test_a_killed_run_goes_on_where_it_was(cifar10, model, classifier, tmp_path,
     model.net.n_calls = 0
     assert run("parts") == nearly(whole) and model.net.n_calls == 0
 
+    record = cifar10.Record(tmp_path / "parts.json", **HEAD)
+    more = [("steps", dict(scale=1.0, sampler="ddim", steps=3), N)]  # a plan without long rows leaves those there are
+    cifar10.measure(record, cifar10.Pictures(model, tmp_path / "parts", N // 2), classifier, data, more)
+    assert record.content["long"] == whole["long"] and len(record.content["steps"]) == len(whole["steps"]) + 1
+
     capsys.readouterr()
     cifar10.report(whole | {"timing": cifar10.timing(model, torch.device("cpu"))})
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
