@@ -16,11 +16,12 @@ class Camera:
     """A pinhole camera: a point X of the world is at R X + t in the camera's frame, and its pixel is K of that.
 
     K (3, 3): focal lengths and centre of the picture, in pixels; R (3, 3): a rotation; t (3,), in the world's unit.
-    The camera looks along z. Raises ValueError where K is singular or not upper triangular, or R is no rotation.
+    It keeps copies of the three, and looks along z. Raises ValueError where K is singular or not upper triangular, or R is no rotation.
     """
 
     def __init__(self, K, R, t):
-        self.K, self.R, self.t = checked("K", K, (3, 3)), checked("R", R, (3, 3)), checked("t", t, (3,))
+        given = checked("K", K, (3, 3)), checked("R", R, (3, 3)), checked("t", t, (3,))
+        self.K, self.R, self.t = (value.clone() for value in given)
         if self.K.tril(-1).any() or self.K[2, 2] != 1:
             raise ValueError(f"K must be upper triangular and end in 1, not {self.K.tolist()}")
         if self.K.diagonal().abs().min() <= TINY * self.K.abs().max():

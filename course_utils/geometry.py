@@ -47,11 +47,16 @@ def fundamental(camera1, camera2):
     Its norm is that of all nine entries; F[2,2] may be 0. Raises ValueError for two cameras in one place: they see no
     depth, and F would be 0.
     """
-    far = max(camera1.centre.abs().max(), camera2.centre.abs().max())
-    if (camera1.centre - camera2.centre).abs().max() <= TINY * far:
-        raise ValueError("the two cameras stand in the same place: without a baseline there is no fundamental matrix")
+    _apart(camera1, camera2)
     F = torch.linalg.inv(camera2.K).T @ essential(camera1, camera2) @ torch.linalg.inv(camera1.K)
     return F / torch.linalg.norm(F)
+
+
+def _apart(camera1, camera2):
+    """Refuses two cameras in one place."""
+    far = max(camera1.centre.abs().max(), camera2.centre.abs().max())
+    if (camera1.centre - camera2.centre).abs().max() <= TINY * far:
+        raise ValueError("the two cameras stand in the same place: without a baseline there is no depth")
 
 
 def essential_from_fundamental(F, K1, K2):
@@ -115,8 +120,13 @@ def clip_line(line, width, height):
 
 
 def line_distance(line, x):
-    """The distance in pixels (...,) of pixels x (..., 2) from lines (..., 3)."""
+    """The distance in pixels (...,) of pixels x (..., 2) from lines (..., 3).
+
+    Raises ValueError for a line without a direction.
+    """
     line, x = checked("line", line, (..., 3)), checked("x", x, (..., 2))
+    if (line[..., :2] == 0).all(-1).any():
+        raise ValueError("a and b are both 0: that is no line in the picture")
     return (line * homogeneous(x)).sum(-1).abs() / torch.hypot(line[..., 0], line[..., 1])
 
 
@@ -124,9 +134,11 @@ def sampson_distance(F, x1, x2):
     """How far matches x1, x2 (..., 2) are from x2^T F x1 = 0, in pixels: (...,).
 
     To first order it is the least movement of both pixels that would fulfil it (Hartley & Zisserman 2004, 11.4.3; they
-    give its square).
+    give its square). Raises ValueError where F is 0.
     """
     F, x1, x2 = checked("F", F, (3, 3)), checked("x1", x1, (..., 2)), checked("x2", x2, (..., 2))
+    if not F.any():
+        raise ValueError("F is 0: it tells no match from another")
     line2, line1 = homogeneous(x1) @ F.T, homogeneous(x2) @ F
     gradient = ((line2[..., :2] ** 2).sum(-1) + (line1[..., :2] ** 2).sum(-1)).sqrt()
     return (line2 * homogeneous(x2)).sum(-1).abs() / gradient
@@ -197,27 +209,32 @@ def ransac(x1, x2, threshold=1.0, confidence=0.999, max_rounds=5000, seed=0):
     In a round 8 matches drawn at random give an F, and those whose Sampson distance is at most the threshold, in
     pixels, agree with it. Rounds go on until one has drawn 8 right matches with this confidence, if as many are right
     as agree with the best F so far. At the end F is fitted to all that agree. The same seed gives the same result.
-    Raises ValueError where no F has more than the 8 matches that it was made of.
+    Raises ValueError where no F has more than the 8 matches that it was made of, and where all that are drawn leave F
+    open.
     """
     x1, x2 = _matches(x1, x2)
     if not (threshold > 0 and 0 < confidence < 1 and max_rounds >= 1):
         raise ValueError("the threshold must be positive, the confidence between 0 and 1, and the rounds at least 1")
     generator = torch.Generator().manual_seed(seed)
     best, rounds, needed = torch.zeros(len(x1), dtype=torch.bool), 0, max_rounds
+    F = why = None
     while rounds < needed:
         rounds += 1
         sample = torch.randperm(len(x1), generator=generator)[:N_EIGHT]
         try:
             F = eight_point(x1[sample], x2[sample])
-        except ValueError:  # eight that leave F open: on a line, say
+        except ValueError as error:  # eight that leave F open: on a line, say
+            why = error
             continue
         inliers = sampson_distance(F, x1, x2) <= threshold
         if inliers.sum() > best.sum():
             best = inliers
             needed = min(max_rounds, _rounds_needed(inliers.double().mean().item(), confidence))
-    if best.sum() <= N_EIGHT < len(x1) or best.sum() < N_EIGHT:
-        raise ValueError(f"no fundamental matrix agrees with more than {N_EIGHT} of the {len(x1)} matches")
+    if F is None:
+        raise ValueError(f"every draw of {N_EIGHT} matches leaves F open; the last one: {why}")
     for _ in range(10):  # the fit decides who agrees, and those decide the fit
+        if best.sum() <= N_EIGHT < len(x1) or best.sum() < N_EIGHT:
+            raise ValueError(f"no fundamental matrix agrees with more than {N_EIGHT} of the {len(x1)} matches")
         F = eight_point(x1[best], x2[best])
         before, best = best, sampson_distance(F, x1, x2) <= threshold
         if (best == before).all():
@@ -266,8 +283,10 @@ def triangulate(camera1, camera2, x1, x2, strict=True):
     """The points (..., 3) of the world that are seen at x1 in view 1 and x2 in view 2, both (..., 2).
 
     Linear least squares (Hartley & Zisserman 2004, 12.2), exact for exact pixels. A point behind a camera or at
-    infinity is refused: with ValueError, or with NaN where `strict` is False.
+    infinity is refused: with ValueError, or with NaN where `strict` is False. Raises ValueError for two cameras in one
+    place.
     """
+    _apart(camera1, camera2)
     x1, x2 = checked("x1", x1, (..., 2)), checked("x2", x2, (..., 2))
     if x1.shape != x2.shape:
         raise ValueError(

@@ -41,8 +41,15 @@ def draw_point(x, ax, color=ORANGE, size=10, label=None):
     ax.plot(*_pair(x), color=color, markeredgecolor=color, markeredgewidth=1.8, **style)
 
 
-def draw_line(line, ax, width=640, height=480, color=BLUE, halo=True, **style):
-    """The part of a line (3,) within a picture; where it misses the picture, nothing."""
+def draw_line(line, ax, width=None, height=None, color=BLUE, halo=True, **style):
+    """The part of a line (3,) within a picture; where it misses the picture, nothing.
+
+    Without `width` and `height` it is the picture that the axes show; raises ValueError where they show none.
+    """
+    if width is None or height is None:
+        if not ax.images:
+            raise ValueError("these axes show no picture: call show_view first, or give width and height")
+        height, width = ax.images[0].get_size()
     ends = clip_line(line, width, height)
     effects = {"path_effects": HALO} if halo else {}
     if len(ends):
@@ -196,7 +203,7 @@ class TwoViews:
             for ax, image, name in zip(axes, self.images, self.names, strict=True):
                 show_view(image, ax, name)
             draw_point(self.x, axes[0])
-            draw_line(epipolar_line(self.F, self.x), axes[1], self.width, self.height)
+            draw_line(epipolar_line(self.F, self.x), axes[1])
             axes[1].plot(*self.partners.T, "o", color="white", markeredgecolor=BLUE, markersize=4)
             return png(frame_of(figure))
         finally:

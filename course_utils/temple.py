@@ -159,8 +159,9 @@ def _drawn(i):
 
 class _Drawn(Temple):
     def __init__(self):
-        super().__init__(_Pictures(), list(ring()), [f"drawn{i + 1:02d}" for i in range(N_VIEWS)])
-        self.points, self.visible = _truth()
+        cameras = [Camera(c.K, c.R, c.t) for c in ring()]  # of its own, as its truth: whoever changes them changes no other
+        super().__init__(_Pictures(), cameras, [f"drawn{i + 1:02d}" for i in range(N_VIEWS)])
+        self.points, self.visible = (value.clone() for value in _truth())
 
     def depth(self, i):
         depth, _ = cast(self.cameras[i], np.arange(WIDTH, dtype=float), np.arange(HEIGHT, dtype=float))

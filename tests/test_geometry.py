@@ -130,6 +130,14 @@ def test_numpy_arrays_lists_and_float32_are_taken():
     assert ONE.project(X.float()).dtype == torch.float64
 
 
+def test_a_camera_keeps_its_own_numbers():
+    K, R, t = K1.clone(), EYE.clone(), torch.zeros(3, dtype=torch.float64)
+    camera = Camera(K, R, t)
+    for given in (K, R, t):
+        given += 1
+    assert torch.equal(camera.K, K1) and torch.equal(camera.R, EYE) and not camera.t.any()
+
+
 @pytest.mark.parametrize(
     ("K", "R", "t", "message"),
     [
@@ -290,10 +298,13 @@ def test_kornia_and_opencv_have_the_same_matrix_and_lines():
     torch.testing.assert_close(sampson_distance(F, x1, moved), distance, rtol=1e-5, atol=1e-7)
 
 
-def test_cameras_in_one_place_have_no_matrix():
+def test_cameras_in_one_place_have_no_matrix_and_see_no_depth():
+    X, x1, _ = scene(5)
     for turned in (ONE, Camera(K2, turn(0, 0.3, 0) @ ONE.R, turn(0, 0.3, 0) @ ONE.t)):
         with pytest.raises(ValueError, match="same place"):
             fundamental(ONE, turned)
+        with pytest.raises(ValueError, match="same place"):
+            triangulate(ONE, turned, x1, turned.project(X), strict=False)
     at_zero = Camera(K1, EYE, torch.zeros(3))
     with pytest.raises(ValueError, match="same place"):
         fundamental(at_zero, at_zero)
@@ -347,6 +358,11 @@ def test_the_ends_of_random_lines():
 def test_what_is_no_line():
     with pytest.raises(ValueError, match="no line"):
         clip_line([0, 0, 1], WIDTH, HEIGHT)
+    for c in (0, 1):
+        with pytest.raises(ValueError, match="no line"):
+            line_distance([[1, 0, 2], [0, 0, c]], [1.0, 2])
+    with pytest.raises(ValueError, match="F is 0"):
+        sampson_distance(torch.zeros(3, 3), [1.0, 2], [1.0, 2])
     with pytest.raises(ValueError, match="not finite"):
         clip_line([0, math.nan, 1], WIDTH, HEIGHT)
 
@@ -549,8 +565,12 @@ def test_ransac_refuses_what_it_can_not_do():
     for options in ({"threshold": 0}, {"confidence": 1.0}, {"max_rounds": 0}):
         with pytest.raises(ValueError, match="threshold must be positive"):
             ransac(x1, x2, **options)
-    with pytest.raises(ValueError, match="no fundamental matrix agrees"):
+    with pytest.raises(ValueError, match="every draw of 8 .* leaves F open; .* on one plane"):
         ransac(*on_plane(30), max_rounds=20)
+    nothing = uniform(0, 480, 30, 2, seed=26), uniform(0, 480, 30, 2, seed=526)
+    for options in ({"threshold": 0.01}, {"seed": 26}):  # eight at once; nine, of which the fit to them keeps five
+        with pytest.raises(ValueError, match="no fundamental matrix agrees with more than 8 of the 30"):
+            ransac(*nothing, max_rounds=10, **options)
 
 
 # ---- pose and points -------------------------------------------------------------------------------------------------

@@ -64,6 +64,17 @@ def test_lines_end_at_the_picture():
     assert np.allclose(ax.lines[-1].get_xydata(), [[3, 4]])
 
 
+def test_lines_end_at_a_picture_of_any_size():
+    line = [0.6, 0.8, -30.0]
+    ax = show_view(np.zeros((48, 80, 3), dtype=np.uint8))
+    draw_line(line, ax)
+    assert np.allclose(ax.lines[-1].get_xydata(), clip_line(line, 80, 48))
+    draw_line(line, ax, 20, 30)
+    assert np.allclose(ax.lines[-1].get_xydata(), clip_line(line, 20, 30))
+    with pytest.raises(ValueError, match="show no picture"):
+        draw_line(line, plt.figure().add_subplot())
+
+
 def test_up_is_a_rotation_and_the_ring_lies_level():
     turn = upright(cameras())
     assert torch.allclose(turn @ turn.T, torch.eye(3, dtype=torch.float64), atol=1e-12)
