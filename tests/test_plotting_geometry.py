@@ -65,7 +65,7 @@ def test_lines_end_at_the_picture():
 
 
 def test_lines_end_at_a_picture_of_any_size():
-    line = [0.6, 0.8, -30.0]
+    line = [0.6, 0.8, -50.0]  # leaves the picture at the right and below
     ax = show_view(np.zeros((48, 80, 3), dtype=np.uint8))
     draw_line(line, ax)
     assert np.allclose(ax.lines[-1].get_xydata(), clip_line(line, 80, 48))
