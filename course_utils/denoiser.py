@@ -71,15 +71,15 @@ def diffusion_loss(denoiser, x0, y=None, t=None, noise=None):
 
     x0 (B, ...), y (B,) or None. Times (antithetic) and noise are drawn unless given: t a float or (B,), above 0, and
     noise (B, ...). Raises ValueError for other shapes, for times outside [0, 1], and at t = 0, where no noise is left
-    to predict; TypeError where `denoiser` has no network and schedule, as a plain function.
+    to predict; TypeError where `denoiser` has no network and schedule, as a plain function, or x0 no floats.
     """
     if not all(hasattr(denoiser, part) for part in ("net", "schedule", "prediction")):
         raise TypeError("the loss needs a network and its schedule: give a Denoiser(net, schedule), not a function")
     schedule = denoiser.schedule
     t = schedule.sample_t(len(x0), antithetic=True).to(x0.dtype) if t is None else t
+    alpha, sigma = schedule.at(t, x0)
     noise = torch.randn_like(x0) if noise is None else noise
     check_shapes(x0=x0, noise=noise)
-    alpha, sigma = schedule.at(t, x0)
     if not (torch.as_tensor(t) > 0).all():
         raise ValueError("at t = 0 there is no noise to predict: give times above 0, such as schedule.sample_t(n)")
     x = alpha * x0 + sigma * noise

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from course_utils.schedules import check_times
+
 
 class TimeEmbedding(nn.Module):
     """Sines and cosines of t at geometric frequencies (Vaswani et al. 2017, section 3.5): (B,) -> (B, dim).
@@ -52,7 +54,8 @@ class MLP(nn.Module):
     `depth` layers of `width` units; with `n_classes` it takes labels.
 
     x (B, dim), t (B,), y (B,) in -1..n_classes - 1 or None -> (B, dim). Raises ValueError for sizes below 1, for points
-    of another dimension, for times and labels that are not (B,), and for labels that are no classes of the network.
+    of another dimension, for times and labels that are not (B,), and (on a processor) for times outside [0, 1] and
+    labels that are no classes of the network.
     """
 
     def __init__(self, dim=2, width=128, depth=3, n_classes=None):
@@ -151,7 +154,7 @@ class UNet(nn.Module):
         time=TimeEmbedding,
     ):  # fmt: skip
         super().__init__()
-        if min(channels, width, n_blocks, patch, len(multipliers), *multipliers, n_classes or 1) < 1:
+        if n_classes == 0 or min(channels, width, n_blocks, patch, len(multipliers), *multipliers, n_classes or 1) < 1:
             raise ValueError("channels, width, multipliers, n_blocks, n_classes and patch are each at least 1")
         self.channels, self.n_classes, self.patch = channels, n_classes, patch
         sizes, context = [width * m for m in multipliers], 4 * width
@@ -206,12 +209,13 @@ class UNet(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block, and attention where it is asked for, with heads of up to 64 channels."""
+    """A residual block, and attention where it is asked for, in heads of at least 64 channels."""
 
     def __init__(self, c_in, c_out, context, dropout, attention):
         super().__init__()
         self.block = ResidualBlock(c_in, c_out, context, dropout)
-        self.attention = Attention(c_out, max(1, c_out // 64)) if attention else nn.Identity()
+        heads = next(n for n in range(max(1, c_out // 64), 0, -1) if c_out % n == 0)
+        self.attention = Attention(c_out, heads) if attention else nn.Identity()
 
     def forward(self, x, context):
         return self.attention(self.block(x, context))
@@ -235,6 +239,10 @@ def check_context(net, x, t, y):
     if not torch.is_tensor(t) or t.shape not in ((1,), (n,)):
         given = f"has shape {tuple(t.shape)}" if torch.is_tensor(t) else f"is {t!r}"
         raise ValueError(f"t {given}; this network takes a time for each of the {n} samples: ({n},)")
+    # On a GPU a question would make the program wait for the answer at every call; a traced graph cannot ask.
+    asked = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if asked:
+        check_times(t)
     if net.label is None:
         if y is not None:
             raise ValueError(f"labels were given, but the network has no classes: {type(net).__name__}(n_classes=...)")
@@ -245,8 +253,6 @@ def check_context(net, x, t, y):
         given = f"are {y.dtype} {tuple(y.shape)}" if torch.is_tensor(y) else f"are {y!r}"
         raise ValueError(f"labels {given}; this network takes whole numbers, one for each of the {n} samples: ({n},)")
     y = y.long()
-    # On a GPU the question would make the program wait for the answer at every call; a traced graph cannot ask.
-    asked = y.device.type == "cpu" and not torch.compiler.is_compiling()
     if asked and not ((y >= -1) & (y < net.n_classes)).all():
         raise ValueError(f"labels run from -1 (the null class) to {net.n_classes - 1}, not {y.min()} to {y.max()}")
     return y

@@ -7,7 +7,7 @@ step::
     *path, x0 = ddim(denoise, schedule, x, schedule.timesteps(50))
 
 Because sigma(0) = 0, the formulas themselves do the right thing in the last step. Nothing is recorded for gradients.
-Each raises ValueError where the times do not fall or leave [0, 1].
+Each raises ValueError where the times do not fall or leave [0, 1], or a `Denoiser` was made for other levels of noise.
 """
 
 import math
@@ -25,7 +25,7 @@ def ddpm(denoise, schedule, x, times, large_variance=False, generator=None):
     The variance is the posterior's, or with `large_variance` that of q(x_t | x_s): beta_t, the paper's other choice.
     The paper steps between neighbouring levels; any falling times will do.
     """
-    for t, _, (alpha, sigma), (alpha_next, sigma_next) in steps(schedule, times):
+    for t, _, (alpha, sigma), (alpha_next, sigma_next) in steps(schedule, times, denoise):
         x0 = denoise(x, t)
         ratio = alpha / alpha_next
         variance_up = sigma**2 - (ratio * sigma_next) ** 2  # of q(x_t | x_s): beta_t for neighbours
@@ -43,7 +43,7 @@ def ddim(denoise, schedule, x, times, eta=0.0, generator=None):
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta = {eta}; it runs from 0 (no noise) to 1 (as much as ancestral sampling)")
-    for t, _, (alpha, sigma), (alpha_next, sigma_next) in steps(schedule, times):
+    for t, _, (alpha, sigma), (alpha_next, sigma_next) in steps(schedule, times, denoise):
         x0 = denoise(x, t)
         std = eta * sigma_next / sigma * math.sqrt(max(0.0, sigma**2 - (alpha / alpha_next * sigma_next) ** 2))
         kept = math.sqrt(max(0.0, sigma_next**2 - std**2)) / sigma
@@ -62,7 +62,7 @@ def heun(denoise, schedule, x, times):
     predicts, the mean of both ends' velocities corrects; the last step, to sigma = 0, has no velocity at its end and
     stays a DDIM step.
     """
-    for t, t_next, (alpha, sigma), (alpha_next, sigma_next) in steps(schedule, times):
+    for t, t_next, (alpha, sigma), (alpha_next, sigma_next) in steps(schedule, times, denoise):
         x0 = denoise(x, t)
         predicted = alpha_next * x0 + sigma_next / sigma * (x - alpha * x0)
         if sigma_next > 0:
@@ -84,7 +84,7 @@ def dpmpp_2m(denoise, schedule, x, times):
     (to sigma = 0, from alpha = 0) or the one before had no length, the step is first order: DDIM.
     """
     x0_before = h_before = None
-    for t, _, (alpha, sigma), (alpha_next, sigma_next) in steps(schedule, times):
+    for t, _, (alpha, sigma), (alpha_next, sigma_next) in steps(schedule, times, denoise):
         x0 = denoise(x, t)
         h = _log(alpha_next / sigma_next if sigma_next else math.inf) - _log(alpha / sigma)
         extrapolate = h_before and math.isfinite(h)
@@ -103,11 +103,20 @@ def noise_like(x, generator=None):
     return torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
 
 
-def steps(schedule, times):
-    """(t, t_next, (alpha, sigma), (alpha_next, sigma_next)) of every step, as floats: a step costs no table look-up."""
+def steps(schedule, times, denoise=None):
+    """(t, t_next, (alpha, sigma), (alpha_next, sigma_next)) of every step, as floats: a step costs no table look-up.
+
+    Raises ValueError where `denoise` carries a schedule of its own with other levels of noise at these times.
+    """
     check_schedule(schedule)
     times = check_falling(times)
-    levels = list(zip(schedule.alpha(times).tolist(), schedule.sigma(times).tolist(), strict=True))
+    alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+    own = getattr(denoise, "schedule", schedule)
+    if own is not schedule:
+        here, there = torch.stack([alpha, sigma]), torch.stack([own.alpha(times), own.sigma(times)])
+        if not torch.allclose(here, there, rtol=0.01, atol=0.01):  # a table of levels may stand for its curve
+            raise ValueError(f"the denoiser was made for {own}, but the sampler walks along {schedule}")
+    levels = list(zip(alpha.tolist(), sigma.tolist(), strict=True))
     times = times.tolist()
     return zip(times, times[1:], levels, levels[1:], strict=False)
 

@@ -50,7 +50,8 @@ class NoiseSchedule:
         """What `at` says, in float64 and on the CPU: there are devices without float64."""
         if not (torch.is_tensor(x) and x.is_floating_point()):  # in whole numbers alpha and sigma would become 0
             raise TypeError(
-                f"samples are a tensor of floats, not {x.dtype if torch.is_tensor(x) else type(x).__name__}"
+                f"samples are a tensor of floats, not {x.dtype if torch.is_tensor(x) else type(x).__name__}; "
+                "`data.to_float` makes floats in [-1, 1] of bytes"
             )
         t = t.cpu().double() if torch.is_tensor(t) else torch.as_tensor(t, dtype=torch.float64)
         if t.ndim > 1 or (t.ndim == 1 and len(t) not in (1, len(x))):
@@ -129,7 +130,9 @@ class DiscreteSchedule(NoiseSchedule):
     def __init__(self, beta):
         beta = torch.as_tensor(beta, dtype=torch.float64)
         if beta.ndim != 1 or len(beta) < 1 or not ((beta > 0) & (beta < 1)).all():
-            raise ValueError("a schedule needs a list of betas beta_1..beta_T, each above 0 and below 1")
+            raise ValueError(
+                "a schedule needs a list of betas beta_1..beta_T, each above 0 and below 1 (without beta_0 = 0)"
+            )
         self.T = len(beta)
         self.beta = torch.cat([beta.new_zeros(1), beta])
         self.log_alpha_bar = torch.log1p(-self.beta).cumsum(0)
@@ -188,8 +191,12 @@ class CosineSchedule(DiscreteSchedule):
 
     def __init__(self, T=1000, s=0.008, beta_max=0.999):
         if T is None:
+            if (s, beta_max) != (0.008, 0.999):
+                raise ValueError("s and beta_max belong to a schedule of T levels; with T = None there are none")
             return
         check_levels(T)
+        if not 0 < beta_max < 1:
+            raise ValueError(f"beta_max = {beta_max}; it is above 0 and below 1")
         level = torch.arange(T + 1, dtype=torch.float64) / T
         f = torch.cos((level + s) / (1 + s) * math.pi / 2) ** 2
         super().__init__((1 - f[1:] / f[:-1]).clamp(max=beta_max))
@@ -224,11 +231,13 @@ class VESchedule(NoiseSchedule):
 
 
 def check_levels(T, *betas):
-    """Raises ValueError where T is no whole number of at least 1, or a beta does not lie in (0, 1)."""
+    """Raises ValueError where T is no whole number of at least 1, a beta is not in (0, 1), or the first the larger."""
     if not isinstance(T, Integral) or T < 1:
         raise ValueError(f"T = {T}; the number of levels is a whole number of at least 1")
     if not all(0 < beta < 1 for beta in betas):
         raise ValueError(f"beta_start and beta_end are {betas[0]} and {betas[1]}; each is above 0 and below 1")
+    if betas and betas[0] > betas[1]:
+        raise ValueError(f"beta_start = {betas[0]} is above beta_end = {betas[1]}: betas rise with the level")
 
 
 def check_schedule(schedule):

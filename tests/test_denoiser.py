@@ -210,3 +210,9 @@ def test_a_plain_function_has_no_loss():
     for model in (exact, nn.Linear(2, 2)):
         with pytest.raises(TypeError, match=r"give a Denoiser\(net, schedule\)"):
             diffusion_loss(model, normal(4, 2))
+
+
+def test_bytes_are_no_samples():
+    denoiser = Denoiser(lambda_net(lambda x, t, y: x), LinearSchedule())
+    with pytest.raises(TypeError, match=r"a tensor of floats, not torch.uint8; `data.to_float` makes floats"):
+        diffusion_loss(denoiser, torch.zeros(4, 1, 28, 28, dtype=torch.uint8))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from course_utils.models import MLP, Attention, FourierFeatures, ResidualBlock, TimeEmbedding, UNet
+from course_utils.models import MLP, Attention, FourierFeatures, ResidualBlock, Stage, TimeEmbedding, UNet
 
 
 def points(n=6, dim=2):
@@ -109,6 +109,9 @@ def test_bad_input_is_named():
         MLP()(points(), times(), torch.zeros(6, dtype=torch.long))
     for t in (torch.zeros(3), torch.zeros(6, 1), 0.5):
         with pytest.raises(ValueError, match=r"takes a time for each of the 6 samples: \(6,\)"):
+            MLP()(points(), t)
+    for t in (torch.tensor([500.0]), torch.arange(6), torch.full((6,), -0.1), torch.full((6,), float("nan"))):
+        with pytest.raises(ValueError, match=r"times lie in \[0, 1\] .* level k of a discrete schedule is t = k / T"):
             MLP()(points(), t)
     for labels in ([0, 1, 2, 3, 0, 0], [-2, 0, 0, 0, 0, 0]):
         with pytest.raises(ValueError, match="labels run from -1 .* to 2"):
@@ -283,6 +286,11 @@ def test_attention_is_torchs_multihead_attention(heads):
     torch.testing.assert_close(ours(x), x + expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("channels", "heads"), [(8, 1), (64, 1), (128, 2), (200, 2), (202, 2), (211, 1)])
+def test_heads_have_at_least_64_channels_and_share_them_out(channels, heads):
+    assert Stage(channels, channels, 16, 0.0, attention=True).attention.heads == heads
+
+
 def test_attention_does_not_know_where_a_position_is():
     """Positions in another order give the same answers in that order."""
     torch.manual_seed(0)
@@ -318,8 +326,9 @@ def test_bad_pictures_are_named():
         net(pictures(), t, torch.tensor([0, 1, 2, 10]))
     with pytest.raises(ValueError, match=r"has no classes: UNet\(n_classes=...\)"):
         unet(n_classes=None)(pictures(), t, torch.zeros(4, dtype=torch.long))
-    with pytest.raises(ValueError, match="are each at least 1"):
-        UNet(1, width=0)
+    for sizes in ({"width": 0}, {"n_classes": 0}):
+        with pytest.raises(ValueError, match="are each at least 1"):
+            UNet(1, **sizes)
     with pytest.raises(ValueError, match="8 channels cannot be shared out to 3 heads"):
         Attention(8, 3)
     for odd in (FourierFeatures, TimeEmbedding):

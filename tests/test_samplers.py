@@ -458,3 +458,16 @@ def test_times_in_float32_or_as_numbers_are_the_same_times(sampler):
     times = schedule.timesteps(10)
     for others in (times.float(), times.tolist(), times.numpy()):
         torch.testing.assert_close(run(*args, others), run(*args, times), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+def test_a_denoiser_of_another_schedule_is_named(sampler):
+    net = nn.Identity()
+    net.forward = lambda x, t, y: 0 * x
+    denoise, x = Denoiser(net, LinearSchedule()), normal(3, 2)
+    with pytest.raises(ValueError, match=r"made for LinearSchedule\(T=1000, .* walks along CosineSchedule"):
+        list(sampler(denoise, CosineSchedule(), x, CosineSchedule().timesteps(5)))
+    same = LinearSchedule(500, 2e-4, 0.04)  # half as many levels of the same noise
+    assert run(sampler, same, denoise, x, same.timesteps(5)).isfinite().all()
+    for curve, table in ((CosineSchedule(None), CosineSchedule()), (CosineSchedule(), CosineSchedule(None))):
+        assert run(sampler, curve, Denoiser(net, table, "x0"), x, curve.timesteps(5)).isfinite().all()

@@ -327,8 +327,16 @@ def test_bad_input_is_named():
         for betas in ((1e-4, 1.5), (-0.1, 0.02), (0.0, 0.02), (1e-4, float("nan"))):
             with pytest.raises(ValueError, match=r"beta_start and beta_end are .*; each is above 0 and below 1"):
                 make(10, *betas)
-    with pytest.raises(ValueError, match="each above 0 and below 1"):
-        CosineSchedule(10, beta_max=1.5)
+        with pytest.raises(ValueError, match="betas rise with the level"):
+            make(10, 0.02, 1e-4)
+    with pytest.raises(ValueError, match=r"without beta_0 = 0"):
+        DiscreteSchedule(LinearSchedule(10).beta)
+    for beta_max in (1.0, 1.5, 0.0):
+        with pytest.raises(ValueError, match=f"beta_max = {beta_max}; it is above 0 and below 1"):
+            CosineSchedule(10, beta_max=beta_max)
+    for options in ({"s": 0.2}, {"beta_max": 0.5}):
+        with pytest.raises(ValueError, match="with T = None there are none"):
+            CosineSchedule(None, **options)
     with pytest.raises(ValueError, match="0 < sigma_min < sigma_max"):
         VESchedule(5, 1)
     with pytest.raises(NotImplementedError):
