@@ -19,7 +19,9 @@ from tiny_class import CUBES, SQUARES, WRONG, QuickEngine, answers, hand_in, mak
 
 from course_utils.authoring.notebook import to_text
 from course_utils.grading import Course, GradingError, SandboxError, grade_course, pool
+from course_utils.grading import course as courses
 from course_utils.grading import grade as grading
+from course_utils.grading.course import limits_of
 from course_utils.grading.report import summary
 from course_utils.grading.writer import Writer
 
@@ -215,7 +217,7 @@ def test_late_submissions_and_the_courses_own_settings(tmp_path):
         hand_in(folder, student, answers())
         hand_in(folder, student, when, name="timestamp.txt")
     course = Course(folder)
-    assert course.limits.cell_seconds == 7
+    assert limits_of(course.config).cell_seconds == 7
     course.prepare("powers")
     with course.api.gradebook as gradebook:
         gradebook.update_or_create_assignment("powers", duedate="2026-05-02 10:00:00 UTC")
@@ -224,6 +226,14 @@ def test_late_submissions_and_the_courses_own_settings(tmp_path):
     assert "timestamp.txt holds no date" in rows["odd"]["notes"]
     assert "Handed in late: 3 points" in (folder / "feedback" / "late" / "powers" / "powers.html").read_text()
     assert (folder / "other.db").exists() and not (folder / "gradebook.db").exists()
+    (folder / "submitted" / "late" / "powers" / "timestamp.txt").unlink()  # as where a newer attempt is collected
+    assert grade(folder)["late"]["score"] == 3
+
+
+def test_settings_are_read_where_the_package_is_installed_without_the_repository(tmp_path, monkeypatch):
+    monkeypatch.setattr(courses, "REPOSITORY", tmp_path / "site-packages")
+    (tmp_path / "nbgrader_config.py").write_text("c = get_config()\nc.Limits.processes = 7\n")
+    assert limits_of(Course(tmp_path).config).processes == 7
 
 
 def test_an_assignment_of_two_notebooks(tmp_path):
@@ -244,6 +254,19 @@ def test_a_new_version_of_the_tests_grades_everybody_anew(tmp_path):
     path = folder / "source" / "powers" / "powers.ipynb"
     path.write_text(path.read_text().replace("assert cubes(3) == [0, 1, 8]", "assert cubes(3) == [0, 1, 9]"))
     assert grade(folder)["ada"]["score"] == 2
+
+
+def test_a_problems_page_goes_with_the_problem(tmp_path):
+    one, two = make_course(tmp_path / "one"), make_course(tmp_path / "two", ("first", "second"), "ps")
+    places = {
+        one / "feedback" / "ada" / "powers" / "powers.html": (one, "powers.ipynb", "powers"),
+        two / "feedback" / "ada" / "ps" / "ps.html": (two, "first.ipynb", "ps"),
+    }
+    for page, (folder, name, assignment) in places.items():
+        for content in (answers(), "", answers()):
+            hand_in(folder, "ada", content, name, assignment)
+            grade(folder)
+            assert ("The file is empty" in page.read_text() if page.exists() else False) == (content == "")
 
 
 # ---- trouble ---------------------------------------------------------------------------------------------------------
@@ -400,3 +423,31 @@ def test_an_assignment_that_cannot_be_released_is_said(tmp_path):
     path.write_text(path.read_text().replace("### END SOLUTION", ""))
     with pytest.raises(GradingError, match="powers could not be released"):
         grade_course(folder, unsafe=True)
+
+
+def test_a_question_added_after_grading_stops_only_its_assignment(tmp_path, capsys):
+    folder = make_course(make_course(tmp_path), ("roots",), "roots")
+    hand_in(folder, "ada", answers())
+    grade(folder)
+    hand_in(folder, "bob", answers(), "roots.ipynb", "roots")
+    path = folder / "source" / "powers" / "powers.ipynb"
+    old = path.read_text()
+    path.write_text(old.replace('"grade_id": "cubes_test"', '"grade_id": "cubic_test"'))
+    rows = grade(folder)
+    assert (rows["ada"]["score"], rows["bob"]["score"]) == (3, 3)
+    assert "Questions can't be added or removed once somebody is graded" in rows["ada"]["notes"]
+    assert "powers could not be released" in capsys.readouterr().out
+    path.write_text(old)
+    assert "released" not in grade(folder)["ada"]["notes"]
+
+
+def test_a_notebook_too_high_up_is_said(tmp_path, capsys):
+    folder = make_course(tmp_path)
+    for path in ("powers.ipynb", "bob/powers.ipynb"):
+        (folder / "submitted" / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "submitted" / path).write_text(to_text(answers()))
+    with pytest.raises(GradingError, match="Nothing is handed in.*bob/powers.ipynb, powers.ipynb. Put notebooks at"):
+        grade(folder)
+    hand_in(folder, "ada", answers())
+    assert list(grade(folder)) == ["ada"]
+    assert capsys.readouterr().out.count("so not graded: bob/powers.ipynb, powers.ipynb.") == 1

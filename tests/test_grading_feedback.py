@@ -213,6 +213,7 @@ def test_partly_right_waiting_and_commented():
 
 
 def test_nbgraders_own_commands_write_the_same_page_and_run_nothing_unprotected(graded, monkeypatch):
+    (graded / "nbgrader_config.py").write_text("c = get_config()\nc.Limits.processes = 7\n")
     course = Course(graded)
     before = page(graded, "wrong")
     assert course.api.generate_feedback("powers", "wrong")["success"]
@@ -221,6 +222,7 @@ def test_nbgraders_own_commands_write_the_same_page_and_run_nothing_unprotected(
 
     def execute(notebook, **arguments):
         called.append(arguments["source"].cells[2].source)
+        assert arguments["limits"].processes == 7
         return QuickEngine().execute(notebook)
 
     monkeypatch.setattr(stock, "execute", execute)

@@ -3,13 +3,15 @@
 import csv
 import io
 import stat
+import sys
 import zipfile
 
 import pytest
 from tiny_class import hand_in, make_course
 
 from course_utils.grading import GradingError
-from course_utils.grading.lms import collect, export
+from course_utils.grading.__main__ import main
+from course_utils.grading.lms import collect, export, pack_feedback
 from course_utils.grading.report import plain
 
 CANVAS = {
@@ -39,10 +41,9 @@ def archive(path, files):
 
 
 def submitted(folder):
-    """What lies in submitted/, {"ada/powers/powers.ipynb": text}, without timestamps."""
+    """What lies in submitted/, {"ada/powers/powers.ipynb": text}."""
     top = folder / "submitted"
-    files = [path for path in top.rglob("*") if path.is_file() and path.name != "timestamp.txt"]
-    return {path.relative_to(top).as_posix(): path.read_text() for path in files}
+    return {path.relative_to(top).as_posix(): path.read_text() for path in top.rglob("*") if path.is_file()}
 
 
 def test_canvas_archive(tmp_path):
@@ -56,7 +57,24 @@ def test_canvas_archive(tmp_path):
         "doejane_1240/powers/powers.ipynb": "another jane",
     }
     assert "4 submissions of powers" in said and "notes.txt" in said and "MACOSX" not in said
-    assert "2026-05-03 10:00:00 UTC" in (folder / "submitted/doejane_1234/powers/timestamp.txt").read_text()
+    assert "Canvas marks as late: roedick_1235." in said  # the entries' dates are those of the download
+
+
+def test_when_it_was_handed_in_is_neither_the_archives_nor_a_students_to_say(tmp_path):
+    folder = make_course(tmp_path / "class")
+    undated = zipfile.ZipInfo("doejane_1234_90001_powers.ipynb", (1980, 0, 0, 0, 0, 0))
+    files = {
+        undated: "jane",
+        "doejane_1234_90002_timestamp-1.txt": "2026-05-01",
+        "Dick Roe_1235_assignsubmission_file_/./Timestamp.txt": "2026-05-01",
+        "Dick Roe_1235_assignsubmission_file_/powers.ipynb": "dick",
+    }
+    said = collect(folder, "powers", archive(tmp_path / "a.zip", files))
+    assert submitted(folder) == {
+        "doejane_1234/powers/powers.ipynb": "jane",
+        "Dick Roe_1235/powers/powers.ipynb": "dick",
+    }
+    assert "timestamp-1.txt" in said and "Timestamp.txt" in said
 
 
 def test_moodle_archive(tmp_path):
@@ -76,12 +94,15 @@ def test_collected_again_only_what_changed_is_touched(tmp_path):
     collect(folder, "powers", archive(tmp_path / "a.zip", CANVAS))
     stamp = folder / "submitted/doejane_1234/powers/powers.ipynb"
     before = stamp.stat().st_mtime_ns
+    for student in ("doejane_1234", "roedick_1235"):  # the instructor's own, of these attempts
+        hand_in(folder, student, "2026-05-03 10:00:00 UTC", name="timestamp.txt")
     changed = CANVAS | {"roedick_1235_90020_powers-2.ipynb": "dick, later"}
     del changed["roedick_LATE_1235_90002_Copy of powers-1 (2).ipynb"]
     said = collect(folder, "powers", archive(tmp_path / "b.zip", changed))
     assert "1 submissions" in said and "3 were there already" in said
     assert stamp.stat().st_mtime_ns == before
     assert submitted(folder)["roedick_1235/powers/powers.ipynb"] == "dick, later"
+    assert [path.parts[-3] for path in folder.rglob("timestamp.txt")] == ["doejane_1234"]
 
 
 def test_archives_that_are_made_to_harm(tmp_path):
@@ -189,6 +210,70 @@ def test_tables_that_do_not_fit_are_said(class_folder, tmp_path, table, words):
     with pytest.raises(GradingError) as caught:
         export(class_folder, "powers", "canvas", tmp_path / "t.csv")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "kind, table, theirs",
+    [
+        ("canvas", CANVAS_TABLE.replace(",6,1,(read only)", ",100,1,(read only)"), "100"),
+        ("moodle", MOODLE_TABLE.replace("6.00", '"7,50"'), "7.5"),
+    ],
+)
+def test_points_of_another_scale_are_not_written(class_folder, tmp_path, kind, table, theirs):
+    (tmp_path / "t.csv").write_text(table, "utf-8")
+    with pytest.raises(GradingError, match=f"powers has 6 points here and {theirs} in .* points to 6 there"):
+        export(class_folder, "powers", kind, tmp_path / "t.csv", tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_name_that_could_be_of_two_hides_nobody_else(class_folder, tmp_path):
+    with open(class_folder / "grades.csv", "a") as file:
+        file.write("jane,powers,1,6,,0,,\n")
+    (tmp_path / "t.csv").write_text(CANVAS_TABLE, "utf-8")
+    said = export(class_folder, "powers", "canvas", tmp_path / "t.csv")
+    assert "could be any of doejane_1234, jane" in said
+    assert "Graded, but not in this table: gone_1299." in said
+
+
+def test_before_grading_there_is_nothing_to_export(tmp_path):
+    (tmp_path / "t.csv").write_text(CANVAS_TABLE, "utf-8")
+    with pytest.raises(GradingError, match="Nothing of powers is graded yet"):
+        export(make_course(tmp_path / "class"), "powers", "canvas", tmp_path / "t.csv")
+
+
+def test_pages_are_packed_under_the_names_that_moodle_takes(class_folder, tmp_path):
+    for student in ("Jane Doe_1234", "Zoë O'Neil_1236", "ada"):
+        hand_in(class_folder, student, "")
+        page = class_folder / "feedback" / student / "powers" / "powers.html"
+        page.parent.mkdir(parents=True)
+        page.write_text(student)
+    hand_in(class_folder, "Dick Roe_1235", "")  # no page
+    said = pack_feedback(class_folder, "powers")
+    with zipfile.ZipFile(class_folder / "powers.feedback.zip") as file:
+        # Moodle splits each name at underscores: the student's name and number, the plugin's kind and name, the rest
+        pages = {tuple(name.split("_", 4)[1:]): file.read(name).decode() for name in file.namelist()}
+    rest = ("assignfeedback", "file", "/powers.html")
+    assert pages == {("1234", *rest): "Jane Doe_1234", ("1236", *rest): "Zoë O'Neil_1236"}
+    assert "Dick Roe_1235, ada" in said
+    with pytest.raises(GradingError, match="no page of powers for a student with Moodle's number"):
+        pack_feedback(make_course(tmp_path / "other"), "powers")
+
+
+@pytest.mark.parametrize(
+    "platform, words, said",
+    [
+        ("darwin", ["--unsafe"], "Grading needs Linux"),
+        ("win32", ["collect"], "Grading needs Linux"),
+        ("linux", ["--workers", "x"], "invalid number value: 'x'"),
+        ("linux", ["--workers", "0"], "at least one worker"),
+    ],
+)
+def test_the_command_says_what_it_needs(tmp_path, monkeypatch, capsys, platform, words, said):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(sys, "argv", ["grading", *words, "--course", str(tmp_path)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert said in f"{left.value.code} {capsys.readouterr().err}"
 
 
 def test_students_known_by_their_login_or_name(class_folder, tmp_path):

@@ -10,6 +10,7 @@ import sys
 # jsonschema would check addresses (IRIs) with it, which no notebook holds, and its import alone takes two seconds.
 sys.modules.setdefault("rfc3987_syntax", None)
 
+NEEDS_LINUX = "Grading needs Linux: use WSL2, a virtual machine or a container. The labs themselves run everywhere."
 HOME = {
     "Course": "course",
     "GradingError": "course",

@@ -18,7 +18,10 @@ from .reading import fingerprint
 
 REPOSITORY = Path(__file__).parents[2]
 TEMPLATES = Path(__file__).parent / "templates"
-SECONDS_A_CELL = 120
+QUESTIONS = (
+    ". Questions can't be added or removed once somebody is graded: "
+    "give the new version another name, or take the old source back."
+)
 
 warnings.filterwarnings("ignore", module="nbgrader.*")  # its database layer's, of no use to an instructor
 
@@ -39,7 +42,7 @@ def nbgrader_config(folder):
 
     folder = Path(folder).resolve()
     config = release_config()
-    config.Execute.timeout = SECONDS_A_CELL
+    config.Execute.timeout = Limits.cell_seconds
     config.Execute.extra_arguments = ["--HistoryManager.hist_file=:memory:", "--IPKernelApp.log_level=ERROR"]
     stock = [f"nbgrader.preprocessors.{name}" for name in ("IgnorePattern", "LimitOutput", "SaveAutoGrades")]
     stock += [f"nbgrader.preprocessors.{name}" for name in ("AssignLatePenalties", "CheckCellMetadata")]
@@ -52,7 +55,7 @@ def nbgrader_config(folder):
     formgrader = Path(nbgrader.__file__).parent / "server_extensions" / "formgrader" / "templates"
     config.HTMLExporter.extra_template_basedirs = [str(TEMPLATES), str(formgrader)]
     own = folder / "nbgrader_config.py"
-    if own.exists() and not own.samefile(REPOSITORY / own.name):
+    if own.exists() and own.resolve() != (REPOSITORY / own.name).resolve():
         try:
             config.merge(PyFileConfigLoader(own.name, path=str(folder)).load_config())
         except Exception as error:
@@ -62,6 +65,12 @@ def nbgrader_config(folder):
     if not directory.get("course_id") and not str(directory.get("db_url") or "sqlite").startswith("sqlite"):
         directory.course_id = "default_course"  # nbgrader's empty one breaks the rules of a strict database
     return config
+
+
+def limits_of(config):
+    """What a submission may use: nbgrader's c.Execute.timeout, and what is set as c.Limits.memory = 4 * 2**30."""
+    own = {f.name: config.Limits[f.name] for f in fields(Limits) if f.name in config.Limits}
+    return Limits(**{"cell_seconds": config.Execute.get("timeout") or Limits.cell_seconds} | own)
 
 
 @dataclass
@@ -120,12 +129,6 @@ class Course:
             )
         return sorted({*own, *self.labs})
 
-    @functools.cached_property
-    def limits(self):
-        """What a submission may use: nbgrader's c.Execute.timeout, and what is set as c.Limits.memory = 4 * 2**30."""
-        own = {f.name: self.config.Limits[f.name] for f in fields(Limits) if f.name in self.config.Limits}
-        return Limits(**{"cell_seconds": self.config.Execute.timeout or SECONDS_A_CELL} | own)
-
     # ---- where things are -------------------------------------------------------------------------------------------
 
     def path(self, step, student="", assignment=""):
@@ -182,7 +185,9 @@ class Course:
             if "KeyboardInterrupt" in result.get("error", ""):  # nbgrader's API takes it for a failure
                 raise KeyboardInterrupt
             if not result["success"]:
-                raise GradingError(f"{assignment} could not be released: {last_words(result)}")
+                said = last_words(result)
+                advice = QUESTIONS if "add or remove cells" in said else ""
+                raise GradingError(f"{assignment} could not be released: {said}{advice}")
         stamp.write_text(state, "utf-8")
 
     def _write_lab(self, lab):

@@ -234,7 +234,10 @@ class Pages:
         """Write the pages of a graded submission, where its grades or comments are others than on the pages there."""
         graded = self.course.path("autograded", submission.student, submission.assignment)
         target = self.course.path("feedback", submission.student, submission.assignment)
-        for theirs, names in self.writer.records(submission):
+        records = self.writer.records(submission)
+        if submission.assignment not in [names["notebook"] for _, names in records]:
+            (target / f"{submission.assignment}.html").unlink(missing_ok=True)  # a problem's page; there is none now
+        for theirs, names in records:
             path = graded / f"{names['notebook']}.ipynb"
             if path.exists():
                 page, stamp = target / f"{names['notebook']}.html", self._stamp(submission, names["notebook"])
@@ -249,6 +252,7 @@ class Pages:
 
     def write_problem(self, submission):
         """Write the page of a submission that could not be graded: why, and no more."""
+        self._stamp(submission, submission.assignment).unlink(missing_ok=True)  # that page is overwritten
         target = self.course.path("feedback", submission.student, submission.assignment)
         target.mkdir(parents=True, exist_ok=True)
         report = {"title": submission.assignment, "student": submission.student, "total": submission.problem}

@@ -9,7 +9,7 @@ import traceback
 
 from tqdm.auto import tqdm
 
-from .course import Course
+from .course import Course, GradingError, limits_of
 from .execute import probe
 from .worker import Job
 
@@ -51,31 +51,47 @@ def _with(runner, course, assignment, student, force, limits):
     """Have the runner, a pool of workers or a cluster, grade what is new."""
     from .feedback import Pages
     from .report import write_grades
-    from .submissions import find_submissions
+    from .submissions import find_submissions, misplaced
     from .writer import Writer
 
-    submissions = find_submissions(course, assignment, student)
-    tasks = _tasks(course, submissions)
+    found = find_submissions(course, assignment, student)
+    if remark := misplaced(course):
+        print(remark, flush=True)
+    tasks = _tasks(course, found)
+    submissions = [s for s in found if s.problem or s.assignment in tasks]
     for submission in submissions:
         submission.state = "" if submission.problem else course.fingerprint(submission)
     todo = [s for s in submissions if not s.problem and (force or course.is_stale(s))]
     with Writer(course, tasks, tqdm.write) as writer:
         pages = Pages(course, writer)
         if todo:
-            _grade(course, writer, pages, todo, runner.run(_jobs(todo), tasks, limits or course.limits))
+            _grade(course, writer, pages, todo, runner.run(_jobs(todo), tasks, limits or limits_of(course.config)))
         graded = {id(submission) for submission in todo}
         for submission in submissions:
             if id(submission) not in graded:
                 _contained(course, submission, _page, writer, pages, submission)
-    return write_grades(course, _all(course, submissions))
+    return write_grades(course, _all(course, found))
 
 
 def _tasks(course, submissions):
-    """Each assignment that something was handed in of, brought up to date, as workers need it."""
-    names = sorted({submission.assignment for submission in submissions} & set(course.assignments))
-    for name in names:
-        course.prepare(name)
-    return {name: course.task(name) for name in names}
+    """Each assignment that something was handed in of, brought up to date, as workers need it.
+
+    Where one can't be, that is noted with its submissions, whose grades stay; where none can be, it is raised.
+    """
+    tasks, errors = {}, {}
+    for name in sorted({submission.assignment for submission in submissions} & set(course.assignments)):
+        try:
+            course.prepare(name)
+            tasks[name] = course.task(name)
+        except GradingError as error:
+            errors[name] = error
+            print(error, flush=True)
+    if errors and not tasks:
+        raise next(iter(errors.values()))
+    for submission in submissions:
+        if submission.assignment in errors:
+            submission.notes.append(f"Not graded in this run: {errors[submission.assignment]}")
+    return tasks
 
 
 def _jobs(submissions):

@@ -9,7 +9,6 @@ import re
 import shutil
 import stat
 import zipfile
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from .course import Course, GradingError
@@ -38,47 +37,55 @@ def collect(folder, assignment, archive):
         raise GradingError(f"There is no assignment {assignment!r}. The course has: {', '.join(course.assignments)}.")
     try:
         with zipfile.ZipFile(archive) as file:
-            found, odd = understood(file.infolist())
+            found, late, odd = understood(file.infolist())
             if not found:
                 raise GradingError(f"{archive} holds no submission as Canvas or Moodle name them: {_some(odd)}.")
-            return _unpack(course, assignment, file, found, odd)
+            return _unpack(course, assignment, file, found, late, odd)
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
         raise GradingError(f"{archive} can't be read as a zip archive: {error}") from None
 
 
 def understood(entries):
-    """({student: {file: entry}}, names that were not understood), from an archive's list of entries."""
-    found, odd, newest = {}, [], {}
+    """({student: {file: entry}}, whom Canvas marks as late, names not understood), from an archive's list of entries.
+
+    The entries' dates are not those of handing in, but of the download.
+    """
+    found, late, odd, newest = {}, set(), [], {}
     for entry in entries:
         name = entry.filename.replace("\\", "/")
         if entry.is_dir() or "__MACOSX/" in name or PurePosixPath(name).name.startswith("."):
             continue
         match = MOODLE.fullmatch(name) or CANVAS.fullmatch(name.rsplit("/", 1)[-1])
-        if not match or not _is_safe(entry, match["file"]):
+        file = match and (match["file"] if match.re is MOODLE else re.sub(r"-\d+(?=(\.\w+)?$)", "", match["file"]))
+        if not file or not _is_safe(entry, file):
             odd.append(name)
             continue
         number = int(match.groupdict().get("submission") or 0)
         student = match["student"].strip()
         if match.re is CANVAS:
             student = f"{student}_{match['number']}"  # two students may have one name; the number is Canvas's own
-        file = match["file"] if match.re is MOODLE else re.sub(r"-\d+(?=(\.\w+)?$)", "", match["file"])
+            late |= {student} if match["late"] else set()
         if number >= newest.get((student, file), 0):
             newest[student, file] = number
             found.setdefault(student, {})[file] = entry
-    return found, odd
+    return found, late, odd
 
 
 def _is_safe(entry, file):
-    """Is this a plain file, with a name that leads nowhere else and a size that can be?"""
+    """Is this a plain file, with a name that leads nowhere else and a size that can be?
+
+    And not a timestamp.txt: when it was handed in is not a student's to say.
+    """
     path = PurePosixPath(file)
     mode = entry.external_attr >> 16
     is_plain = not stat.S_IFMT(mode) or stat.S_ISREG(mode)
+    is_date = str(path).casefold() == "timestamp.txt"
     leads_away = path.is_absolute() or ".." in path.parts or "\0" in file or re.match(r"[A-Za-z]:", file)
     is_bomb = entry.file_size > max(MOST_RATIO * entry.compress_size, 10 * PART) or entry.file_size > LARGEST_NOTEBOOK
-    return is_plain and not leads_away and not is_bomb and not entry.flag_bits & 1  # nor with a password
+    return is_plain and not (is_date or leads_away or is_bomb or entry.flag_bits & 1)  # nor with a password
 
 
-def _unpack(course, assignment, file, found, odd):
+def _unpack(course, assignment, file, found, late, odd):
     """Write what was understood; returns the report."""
     total, changed, same = sum(entry.file_size for files in found.values() for entry in files.values()), [], []
     if total > MOST_BYTES:
@@ -100,14 +107,12 @@ def _unpack(course, assignment, file, found, odd):
             same.append(student)
             shutil.rmtree(part)
             continue
-        when = max(datetime(*entry.date_time, tzinfo=UTC) for entry in files.values())
-        if when.year > 1980 and not (part / "timestamp.txt").exists():  # an archive without dates says 1980
-            (part / "timestamp.txt").write_text(f"{when:%Y-%m-%d %H:%M:%S} UTC\n", "utf-8")
         shutil.rmtree(target, ignore_errors=True)
         part.replace(target)
         changed.append(student)
     lines = [f"{len(changed)} submissions of {assignment} put into {course.path('submitted')}."]
     lines += [f"{len(same)} were there already, the same."] if same else []
+    lines += [f"Canvas marks as late: {', '.join(sorted(late))}."] if late else []
     lines += ["Not understood, and left out:", *(f"  {name}" for name in odd)] if odd else []
     return "\n".join(lines)
 
@@ -145,20 +150,30 @@ def export(folder, assignment, kind, table, to=None):
     """
     course = Course(folder)
     rows, dialect, encoding = _read(table)
-    filled, report = {"canvas": _canvas, "moodle": _moodle}[kind](rows, _scores(course, assignment), assignment, table)
+    scores, most = _scores(course, assignment)
+    column, known_by, theirs, is_odd = {"canvas": _canvas, "moodle": _moodle}[kind](rows, assignment, table)
+    if theirs not in (None, most):
+        raise GradingError(
+            f"{assignment} has {most:g} points here and {theirs:g} in {table}: "
+            f"set the assignment's points to {most:g} there, and export the table again."
+        )
+    report = _fill(rows, scores, column, known_by, is_odd)
     target = Path(to or course.folder / f"{assignment}.{kind}.csv")
     with open(target, "w", encoding=encoding, newline="") as file:
-        csv.writer(file, dialect).writerows(filled)
+        csv.writer(file, dialect).writerows(rows)
     return "\n".join([f"Written: {target}", *report])
 
 
 def _scores(course, assignment):
-    """{student: (score, what a person has still to give)} of those graded."""
-    with open(course.folder / "grades.csv", encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["assignment"] == plain(assignment) and row["score"] != ""]
+    """({student: (score, what a person has still to give)} of those graded, the assignment's points)."""
+    path, rows = course.folder / "grades.csv", []
+    if path.is_file():
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = [r for r in csv.DictReader(file) if r["assignment"] == plain(assignment) and r["score"] != ""]
     if not rows:
         raise GradingError(f"Nothing of {assignment} is graded yet: run `make grade` first.")
-    return {row["student"].removeprefix("'"): (row["score"], row["written_pending"]) for row in rows}
+    scores = {row["student"].removeprefix("'"): (row["score"], row["written_pending"]) for row in rows}
+    return scores, max(float(row["max_score"]) for row in rows)
 
 
 def _read(table):
@@ -184,22 +199,36 @@ def _read(table):
     return rows, Dialect, encoding
 
 
-def _canvas(rows, scores, assignment, table):
+# Of a platform's table: the column to fill in, those that say who a row is of, the assignment's points there, and what
+# tells a row that is of nobody.
+
+
+def _canvas(rows, assignment, table):
     """Canvas's gradebook: names, then a column an assignment, "LAB (1234)"; its odd rows at the top stay."""
     head = [name.strip() for name in rows[0]]
     column = _column(head, rf"{re.escape(assignment)}(\s*\(\d+\))?", assignment, table)
     known_by = {"ID": NUMBER, "SIS User ID": TEXT, "SIS Login ID": TEXT, "Student": TEXT}
     known_by = {i: known_by[name] for i, name in enumerate(head) if name in known_by}
-    return _fill(rows, scores, column, known_by, lambda row: row[0].strip() in ("", "Points Possible"))
+    points = [row[column] for row in rows[1:] if row[0].strip() == "Points Possible" and column < len(row)]
+    return column, known_by, _points(points), lambda row: row[0].strip() in ("", "Points Possible")
 
 
-def _moodle(rows, scores, assignment, table):
+def _moodle(rows, assignment, table):
     """Moodle's grading worksheet: "Identifier" is "Participant 1234", the column to fill in is "Grade"."""
     head = [name.strip() for name in rows[0]]
     column = _column(head, "Grade", assignment, table)
     known_by = dict.fromkeys(("Full name", "Email address", "Username", "ID number"), TEXT) | {"Identifier": NUMBER}
     known_by = {i: known_by[name] for i, name in enumerate(head) if name in known_by}
-    return _fill(rows, scores, column, known_by, lambda row: False)
+    points = [text for row in rows[1:] for name, text in zip(head, row, strict=False) if name == "Maximum grade"]
+    return column, known_by, _points(points), lambda row: False
+
+
+def _points(texts):
+    """The first of these texts as a number; None where it is none, or there is none."""
+    try:
+        return float(texts[0].replace(",", "."))
+    except (IndexError, ValueError):
+        return None
 
 
 def _column(head, pattern, assignment, table):
@@ -213,8 +242,8 @@ def _column(head, pattern, assignment, table):
 
 
 def _fill(rows, scores, column, known_by, is_odd):
-    """The rows with the column filled in, and what is to be said; `known_by`: the columns that say who it is."""
-    left, waiting, unknown, done = dict(scores), [], [], 0
+    """Fill in the column, and return what is to be said; `known_by`: the columns that say who it is."""
+    left, waiting, unknown, ambiguous, done = dict(scores), [], [], set(), 0
     for row in rows[1:]:
         if is_odd(row) or len(row) <= column:
             continue
@@ -222,6 +251,7 @@ def _fill(rows, scores, column, known_by, is_odd):
         students = [student for student in left if keys & _keys(student, NUMBER + TEXT)]
         if len(students) > 1:
             unknown.append(f"{' '.join(row[i] for i in known_by)} could be any of {', '.join(students)}")
+            ambiguous.update(students)
         elif students:
             score, pending = left.pop(students[0])
             if pending not in ("", "0"):
@@ -233,9 +263,9 @@ def _fill(rows, scores, column, known_by, is_odd):
     if waiting:
         report += [f"Not filled in, because a person has still to read an answer: {', '.join(waiting)}."]
     report += [f"Not filled in: {line}." for line in unknown]
-    if left and not unknown:
-        report += [f"Graded, but not in this table: {', '.join(left)}."]
-    return rows, report
+    missing = [student for student in left if student not in ambiguous]
+    report += [f"Graded, but not in this table: {', '.join(missing)}."] if missing else []
+    return report
 
 
 def _keys(text, kinds):
@@ -247,3 +277,26 @@ def _keys(text, kinds):
     if TEXT in kinds:
         keys |= {("text", text), ("text", re.sub(r"\W|_", "", text))} - {("text", "")}
     return keys
+
+
+def pack_feedback(folder, assignment, to=None):
+    """Pack the pages of feedback/ as Moodle takes feedback files in a zip, and say in a text what was done.
+
+    Moodle knows students by its own number, which is part of their folder's name after `collect`: "Jane Doe_1234".
+    Raises GradingError where nobody has both a page and such a name.
+    """
+    course = Course(folder)
+    students = [student for student, theirs, _ in course.handed_in() if theirs == assignment]
+    pages = {student: sorted(course.path("feedback", student, assignment).glob("*.html")) for student in students}
+    known = {student: found for student, found in pages.items() if found and re.fullmatch(r"[^_]+_\d+", student)}
+    if not known:
+        raise GradingError(f"There is no page of {assignment} for a student with Moodle's number, as Jane Doe_1234.")
+    target = Path(to or course.folder / f"{assignment}.feedback.zip")
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as file:
+        for student, found in known.items():
+            for page in found:
+                file.write(page, f"{student}_assignfeedback_file_/{page.name}")
+    lines = [f"Written: {target}", f"The pages of {len(known)} students are in it."]
+    left = [student for student in students if student not in known]
+    lines += [f"Left out, because there is no page or no number of Moodle's: {', '.join(left)}."] if left else []
+    return "\n".join(lines)

@@ -22,6 +22,8 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import NEEDS_LINUX
+
 HOME = "/home/student"
 ETC = "ld.so.cache ld.so.conf ld.so.conf.d alternatives fonts localtime mime.types".split()
 LAUNCH = {"PATH": "/usr/bin:/bin:/usr/local/bin"}  # the environment of bubblewrap itself
@@ -174,7 +176,6 @@ class Jail:
 NO_BUBBLEWRAP = (
     "Students' code is graded in a sandbox, for which the program bubblewrap is needed, and it is not installed. "
     "On Debian or Ubuntu: sudo apt-get install bubblewrap; elsewhere your system's packages have it. "
-    "macOS and Windows have no such sandbox: grade in a Linux container, in WSL2, or in CI. "
     "--unsafe runs students' code with your rights, without any protection."
 )
 NO_NAMESPACES = (
@@ -195,7 +196,7 @@ def advice(said):
 def probe():
     """Raise SandboxError, which says what to do, where no sandbox can be had on this machine."""
     if sys.platform != "linux":
-        raise SandboxError(NO_BUBBLEWRAP)
+        raise SandboxError(NEEDS_LINUX)
     Jail(Limits(disk=2**20), student_uid()).close()
 
 

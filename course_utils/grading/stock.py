@@ -6,7 +6,8 @@ import nbformat
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
 
-from .execute import Limits, execute
+from .course import limits_of
+from .execute import execute
 from .sanitising import clean_notebook
 
 
@@ -19,6 +20,5 @@ class SafeExecute(NbGraderPreprocessor):
         source = directory.format_path(directory.source_directory, ".", names["assignment"])
         path = Path(source, f"{names['notebook']}.ipynb")
         instructors = nbformat.read(path, as_version=4) if path.exists() else None
-        seconds = self.config.Execute.get("timeout") or Limits().cell_seconds
-        executed = execute(nb, files=folder, limits=Limits(cell_seconds=seconds), source=instructors)
+        executed = execute(nb, files=folder, limits=limits_of(self.config), source=instructors)
         return nbformat.from_dict(clean_notebook(executed)), resources

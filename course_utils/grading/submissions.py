@@ -1,9 +1,11 @@
 """What students handed in: a folder a student and assignment."""
 
+import glob
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .course import GradingError
+from .report import shown
 
 LAYOUT = "submitted/<student>/<assignment>/<assignment>.ipynb"
 
@@ -34,9 +36,9 @@ def find_submissions(course, assignment=None, student=None):
         raise GradingError(f"There is no assignment {assignment!r}. The course has: {', '.join(known)}.")
     found = [Submission(*names) for names in course.handed_in()]
     if not found:
+        empty = f"{course.path('submitted')} is empty or missing. Put notebooks at {LAYOUT}."
         raise GradingError(
-            f"Nothing is handed in: {course.path('submitted')} is empty or missing. Put notebooks at {LAYOUT}, "
-            "or make a class to try it on with `make demo-class`."
+            f"Nothing is handed in. {misplaced(course) or empty} `make demo-class` makes a class to try it on."
         )
     if student and student not in {submission.student for submission in found}:
         students = ", ".join(sorted({submission.student for submission in found}))
@@ -47,6 +49,14 @@ def find_submissions(course, assignment=None, student=None):
     for submission in found:
         submission.problem = problem(submission, known)
     return found
+
+
+def misplaced(course):
+    """What to do with notebooks that lie above where a submission belongs; the empty string if there are none."""
+    top = course.path("submitted")
+    found = [name for above in ("*.ipynb", "*/*.ipynb") for name in glob.glob(above, root_dir=top)]
+    names = ", ".join(sorted(shown(name) for name in found if (top / name).is_file()))
+    return f"Not where a submission belongs, so not graded: {names}. Put notebooks at {LAYOUT}." if names else ""
 
 
 def problem(submission, assignments):

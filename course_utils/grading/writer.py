@@ -121,8 +121,8 @@ class Writer:
         """One transaction a submission: student, time, scores; then nbgrader's rule for what is late."""
         student, assignment = submission.student, submission.assignment
         self.gradebook.update_or_create_student(student)
-        when = {"timestamp": self._timestamp(submission)}
-        record = self.gradebook.update_or_create_submission(assignment, student, **{k: v for k, v in when.items() if v})
+        when = self._timestamp(submission)  # None where it is not known, also where that of an earlier attempt was
+        record = self.gradebook.update_or_create_submission(assignment, student, timestamp=when)
         for theirs in record.notebooks:
             name = self._notebook_name(theirs.notebook_id)
             sheet = self.sheet(theirs, {"assignment": assignment})
