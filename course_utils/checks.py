@@ -1,8 +1,63 @@
-"""What `guidance` refuses, and the words for it: labels, scales, times, pictures, masks, views and lists of them."""
+"""What the files that teach refuse, and the words for it: levels, times, labels, scales, pictures, masks, views."""
 
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
+
+
+def check_levels(T, *betas):
+    """Raises ValueError where T is no whole number of at least 1, a beta is not in (0, 1), or the first the larger."""
+    if not isinstance(T, Integral) or T < 1:
+        raise ValueError(f"T = {T}; the number of levels is a whole number of at least 1")
+    if not all(0 < beta < 1 for beta in betas):
+        raise ValueError(f"beta_start and beta_end are {betas[0]} and {betas[1]}; each is above 0 and below 1")
+    if betas and betas[0] > betas[1]:
+        raise ValueError(f"beta_start = {betas[0]} is above beta_end = {betas[1]}: betas rise with the level")
+
+
+def check_times(t):
+    """t as a float tensor; raises ValueError where a time is not in [0, 1]."""
+    t = torch.as_tensor(t, dtype=None if torch.is_tensor(t) else torch.float64)
+    if not t.is_floating_point():
+        t = t.to(torch.float64)
+    if not ((t >= 0) & (t <= 1)).all():
+        raise ValueError(
+            f"times lie in [0, 1] (0 = data, 1 = noise), but t runs from {t.min():.4g} to {t.max():.4g}; "
+            "level k of a discrete schedule is t = k / T"
+        )
+    return t
+
+
+def check_shapes(**tensors):
+    """Raises ValueError where two named tensors differ in shape: broadcasting would give all samples the same noise."""
+    (a, x), (b, y) = tensors.items()
+    if x.shape != y.shape:
+        raise ValueError(f"{a} has shape {tuple(x.shape)} but {b} {tuple(y.shape)}: they must be equal")
+
+
+def check_context(net, x, t, y):
+    """y as int64 (B,), or None for a network without classes; raises ValueError for wrong times or labels."""
+    n = x.shape[0]  # not len(x), which a traced graph would take for a constant
+    if not torch.is_tensor(t) or t.shape not in ((1,), (n,)):
+        given = f"has shape {tuple(t.shape)}" if torch.is_tensor(t) else f"is {t!r}"
+        raise ValueError(f"t {given}; this network takes a time for each of the {n} samples: ({n},)")
+    # On a GPU a question would make the program wait for the answer at every call; a traced graph cannot ask.
+    asked = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if asked:
+        check_times(t)
+    if net.label is None:
+        if y is not None:
+            raise ValueError(f"labels were given, but the network has no classes: {type(net).__name__}(n_classes=...)")
+        return None
+    if y is None:
+        return torch.full_like(t, -1, dtype=torch.long)
+    if not torch.is_tensor(y) or y.is_floating_point() or y.dtype == torch.bool or y.shape not in ((1,), (n,)):
+        given = f"are {y.dtype} {tuple(y.shape)}" if torch.is_tensor(y) else f"are {y!r}"
+        raise ValueError(f"labels {given}; this network takes whole numbers, one for each of the {n} samples: ({n},)")
+    y = y.long()
+    if asked and not ((y >= -1) & (y < net.n_classes)).all():
+        raise ValueError(f"labels run from -1 (the null class) to {net.n_classes - 1}, not {y.min()} to {y.max()}")
+    return y
 
 
 def as_tensor(value, wanted):

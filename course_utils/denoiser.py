@@ -7,7 +7,8 @@ the two functions below are the only place where one is turned into another.
 import torch
 from torch import nn
 
-from course_utils.schedules import check_schedule, check_shapes
+from course_utils.checks import check_shapes
+from course_utils.schedules import check_schedule
 
 KINDS = ("eps", "x0", "v", "score")
 

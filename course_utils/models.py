@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from course_utils.schedules import check_times
+from course_utils.checks import check_context
 
 
 class TimeEmbedding(nn.Module):
@@ -231,28 +231,3 @@ def zero(layer):
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
-
-
-def check_context(net, x, t, y):
-    """y as int64 (B,), or None for a network without classes; raises ValueError for wrong times or labels."""
-    n = x.shape[0]  # not len(x), which a traced graph would take for a constant
-    if not torch.is_tensor(t) or t.shape not in ((1,), (n,)):
-        given = f"has shape {tuple(t.shape)}" if torch.is_tensor(t) else f"is {t!r}"
-        raise ValueError(f"t {given}; this network takes a time for each of the {n} samples: ({n},)")
-    # On a GPU a question would make the program wait for the answer at every call; a traced graph cannot ask.
-    asked = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    if asked:
-        check_times(t)
-    if net.label is None:
-        if y is not None:
-            raise ValueError(f"labels were given, but the network has no classes: {type(net).__name__}(n_classes=...)")
-        return None
-    if y is None:
-        return torch.full_like(t, -1, dtype=torch.long)
-    if not torch.is_tensor(y) or y.is_floating_point() or y.dtype == torch.bool or y.shape not in ((1,), (n,)):
-        given = f"are {y.dtype} {tuple(y.shape)}" if torch.is_tensor(y) else f"are {y!r}"
-        raise ValueError(f"labels {given}; this network takes whole numbers, one for each of the {n} samples: ({n},)")
-    y = y.long()
-    if asked and not ((y >= -1) & (y < net.n_classes)).all():
-        raise ValueError(f"labels run from -1 (the null class) to {net.n_classes - 1}, not {y.min()} to {y.max()}")
-    return y

@@ -14,8 +14,9 @@ import math
 
 import torch
 
+from course_utils.checks import check_times
 from course_utils.denoiser import from_x0
-from course_utils.schedules import check_schedule, check_times
+from course_utils.schedules import check_schedule
 
 
 @torch.no_grad()

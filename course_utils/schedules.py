@@ -15,6 +15,8 @@ from numbers import Integral
 
 import torch
 
+from course_utils.checks import check_levels, check_shapes, check_times
+
 T_MIN = 1e-3  # the smallest time a continuous schedule trains at: below, float32 cannot tell noise from data
 
 
@@ -230,38 +232,8 @@ class VESchedule(NoiseSchedule):
         return self.sigma_min * torch.expm1(2 * self.log_ratio * check_times(t)).sqrt()
 
 
-def check_levels(T, *betas):
-    """Raises ValueError where T is no whole number of at least 1, a beta is not in (0, 1), or the first the larger."""
-    if not isinstance(T, Integral) or T < 1:
-        raise ValueError(f"T = {T}; the number of levels is a whole number of at least 1")
-    if not all(0 < beta < 1 for beta in betas):
-        raise ValueError(f"beta_start and beta_end are {betas[0]} and {betas[1]}; each is above 0 and below 1")
-    if betas and betas[0] > betas[1]:
-        raise ValueError(f"beta_start = {betas[0]} is above beta_end = {betas[1]}: betas rise with the level")
-
-
 def check_schedule(schedule):
     """The schedule itself; raises TypeError where it is none, such as a name or a class."""
     if not isinstance(schedule, NoiseSchedule):
         raise TypeError(f"a schedule is an object such as LinearSchedule() or CosineSchedule(), not {schedule!r}")
     return schedule
-
-
-def check_shapes(**tensors):
-    """Raises ValueError where two named tensors differ in shape: broadcasting would give all samples the same noise."""
-    (a, x), (b, y) = tensors.items()
-    if x.shape != y.shape:
-        raise ValueError(f"{a} has shape {tuple(x.shape)} but {b} {tuple(y.shape)}: they must be equal")
-
-
-def check_times(t):
-    """t as a float tensor; raises ValueError where a time is not in [0, 1]."""
-    t = torch.as_tensor(t, dtype=None if torch.is_tensor(t) else torch.float64)
-    if not t.is_floating_point():
-        t = t.to(torch.float64)
-    if not ((t >= 0) & (t <= 1)).all():
-        raise ValueError(
-            f"times lie in [0, 1] (0 = data, 1 = noise), but t runs from {t.min():.4g} to {t.max():.4g}; "
-            "level k of a discrete schedule is t = k / T"
-        )
-    return t
