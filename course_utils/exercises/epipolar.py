@@ -649,9 +649,9 @@ def _(g):
     x = edges + sides * uniform(g, 0.05, 0.45, *edges.shape)  # just within each edge, and just beyond
     yield "places at the edges", {"image": uniform(g, 0.1, 1, 7, 9, 3), "x": x}
     for name, place in {
-        "left of the picture": [-2, 3],
+        "left of the picture": [-1, 3],
         "right of the picture": [9, 3],
-        "above the picture": [4, -2],
+        "above the picture": [4, -1],
         "below the picture": [4, 7],
         "far below the picture": [4, 5000],
     }.items():
@@ -679,6 +679,15 @@ def cut_off(image, x):
 @look_up.misconception("The place is rounded down: the nearest pixel may be the next one.")
 def floored(image, x):
     column, row = x.floor().long().T
+    return values_where(image, column, row, in_picture(column, row, image))
+
+
+@look_up.misconception(
+    "Half is added and the rest cut off: below 0 that rounds towards 0, so that a place beyond the left or upper edge "
+    "shows the first pixel; use round()."
+)
+def half_added_and_cut_off(image, x):
+    column, row = (x + 0.5).long().T
     return values_where(image, column, row, in_picture(column, row, image))
 
 
@@ -886,6 +895,12 @@ def wrong_order(K1, R1, t1, K2, R2, t2):
 @fundamental.misconception("t is t2 - t1, but t1 is in camera 1's axes: it is t2 - R t1.", read="relative-pose")
 def t_not_turned_in_f(K1, R1, t1, K2, R2, t2):
     return torch.linalg.inv(K2).T @ crossing(t2 - t1) @ R2 @ R1.T @ torch.linalg.inv(K1)
+
+
+@fundamental.misconception("R t1 is added: t is t2 - R t1, with a minus.", read="relative-pose")
+def t_added_in_f(K1, R1, t1, K2, R2, t2):
+    R = R2 @ R1.T
+    return torch.linalg.inv(K2).T @ crossing(t2 + R @ t1) @ R @ torch.linalg.inv(K1)
 
 
 @fundamental.misconception("R is R1 R2^T, from camera 2 to camera 1: it is R2 R1^T.", read="relative-pose")
@@ -1157,6 +1172,19 @@ def left_and_right_only(line, width, height):
     return torch.stack([xs, row_at(line, xs)], dim=1)
 
 
+@clip_line.misconception(
+    "Two borders are chosen by how steep the line is: a line that cuts a corner ends on one of each kind, so look at "
+    "all four."
+)
+def two_borders_by_steepness(line, width, height):
+    a, b, _ = line
+    if abs(b) > abs(a):
+        xs = line.new_tensor([0.0, width - 1.0])
+        return torch.stack([xs, row_at(line, xs)], dim=1)
+    ys = line.new_tensor([0.0, height - 1.0])
+    return torch.stack([column_at(line, ys), ys], dim=1)
+
+
 @clip_line.misconception("The rows are clamped into the picture, which turns the line: move along it to the border.")
 def rows_clamped(line, width, height):
     xs = line.new_tensor([0.0, width - 1.0])
@@ -1422,6 +1450,15 @@ def rows_held(F, x1, columns, width, height):
 @fix_the_line.misconception("The rows are rounded down: the nearest row may be the next one.", read="pixel-indices")
 def rows_floored(F, x1, columns, width, height):
     rows = row_of(F, x1, columns).floor().long()
+    return kept(columns, rows, within(columns, rows, width, height))
+
+
+@fix_the_line.misconception(
+    "Half is added and the rest cut off: below 0 that goes towards 0, so that a row above the picture becomes row 0.",
+    read="pixel-indices",
+)
+def half_added_and_rows_cut_off(F, x1, columns, width, height):
+    rows = (row_of(F, x1, columns) + 0.5).long()
     return kept(columns, rows, within(columns, rows, width, height))
 
 

@@ -527,7 +527,6 @@ def pixels_swapped(P1, P2, x1, x2):
 @triangulate.misconception("The sign of the depth is taken with the length-1 vector: divide by its fourth entry first.")
 def sign_before_division(P1, P2, x1, x2):
     X = torch.linalg.svd(torch.cat([lines_through(P1, x1), lines_through(P2, x2)], dim=1)).Vh[:, -1]
-    X = X * torch.where(X[:, :1] < 0, -1, 1)  # whichever sign a library gives
     return (X / X[:, 3:])[(X @ P1[2] > 0) & (X @ P2[2] > 0), :3]
 
 
