@@ -101,6 +101,15 @@ def test_width_and_depth_are_those_asked_for():
     assert net.first.out_features == net.last.in_features == 16
 
 
+def test_a_time_may_be_rounded():
+    """A time that is computed back from sigma, log(sigma / low) / log(high / low), lies in [0, 1] but for rounding."""
+    low, high = 0.05, 5.0
+    sigma = torch.logspace(math.log10(low), math.log10(high), 6)
+    t = (sigma / low).log() / math.log(high / low)
+    for beside in (t, t - 1e-6, t + 1e-6):
+        assert MLP()(points(), beside).isfinite().all()
+
+
 def test_bad_input_is_named():
     for x in (torch.zeros(4, 3), torch.zeros(4), torch.zeros(4, 2, 1)):
         with pytest.raises(ValueError, match=r"this network takes points \(B, 2\)"):
