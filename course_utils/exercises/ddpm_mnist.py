@@ -684,7 +684,7 @@ def clipped_before_the_network(net, x, k, alpha_bar, z):
 
 
 @clipped_step.misconception(
-    "Nothing is clipped, or nothing comes of it: x0_hat may say brighter than white, and the steps carry that on."
+    "Nothing is clipped, or nothing comes of it: x0_hat may say more than ink or paper, and the steps carry that on."
 )
 def nothing_clipped(net, x, k, alpha_bar, z):
     x0_hat = picture_of(x, said_noise(net, x, k, alpha_bar), k, alpha_bar)
@@ -697,7 +697,7 @@ def noise_clipped(net, x, k, alpha_bar, z):
     return draw_back(x0_hat, x, k, alpha_bar, z)
 
 
-@clipped_step.misconception("x0_hat is clipped to [0, 1]: pictures of this course run from -1 (black) to 1 (white).")
+@clipped_step.misconception("x0_hat is clipped to [0, 1]: pixels of this course run from -1 to 1.")
 def clipped_to_zero_one(net, x, k, alpha_bar, z):
     x0_hat = picture_of(x, said_noise(net, x, k, alpha_bar), k, alpha_bar).clamp(0, 1)
     return draw_back(x0_hat, x, k, alpha_bar, z)

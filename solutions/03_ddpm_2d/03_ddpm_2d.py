@@ -401,7 +401,7 @@ plt.show()
 # $$L_\text{simple} = \text{mean of } \bigl(\varepsilon - \text{net}(x_k, t)\bigr)^2, \qquad
 # x_k = \sqrt{\bar\alpha_k}\; x_0 + \sqrt{1 - \bar\alpha_k}\; \varepsilon$$
 #
-# How a likelihood becomes this simple sum: [The loss](../../book/ddpm_2d.md#loss).
+# How a likelihood becomes this simple mean: [The loss](../../book/ddpm_2d.md#loss).
 
 
 # %% solution="loss"
@@ -737,12 +737,12 @@ scatter_row(
 plt.show()
 
 # %% [markdown]
-# **Look:** 2,000 moons' points, made from noise by what you wrote, each on the moon that it was asked for.
+# **Look:** 2,000 points, made from noise by what you wrote, each on the moon that it was asked for.
 #
 # The number is the [sliced Wasserstein distance](../../book/ddpm_2d.md#schedules): how far points have to move to
 # turn one set into the other. Fresh data are about 0.01 away, because scikit-learn spaces its points evenly; 2,000
-# independent draws from the exact density are 0.02 to 0.03 away, and no sampler can beat that. On the right, the same
-# training without your average.
+# independent draws from the exact density are about 0.02 away, and no sampler can be expected to do better. On the
+# right, the same training without your average.
 
 # %%
 ticks = range(0, T + 1, 8)
@@ -1003,8 +1003,8 @@ grade("ddpm_2d.fix_the_sampler", fix_the_sampler)
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# `eps` has standard deviation 1, whatever the level. In the formula, what stands *below* $\beta_k$ in the factor of
-# the network?
+# In $x_k$ the noise stands with the factor $\sqrt{1 - \bar\alpha_k}$, not whole. In the formula, what stands *below*
+# $\beta_k$ in the factor of the network?
 #
 # </details>
 

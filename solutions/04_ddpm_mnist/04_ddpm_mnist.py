@@ -63,7 +63,7 @@ image_grid(images[:20], alt="Two rows of handwritten digits from 0 to 9.", title
 #
 # ### Exercise 4.1: The cosine schedule
 #
-# The linear schedule was made for larger pictures. On small ones it destroys everything early, and then spends many
+# The linear schedule suits larger pictures. On small ones it destroys everything early, and then spends many
 # levels on noise alone. The *cosine schedule* lets the signal fall more evenly:
 #
 # $$f(k) = \cos^2\!\left(\frac\pi2 \cdot \frac{k / T + s}{1 + s}\right), \qquad
@@ -1227,6 +1227,10 @@ def in_strides(sampler, n=100):
 ask_the_oracle(in_strides(broken_strides), 0.3, 0.5, "the broken strides")
 grainy = draw_digits(in_strides(broken_strides, 50), alpha_bar)
 image_grid(grainy, alt="Ten digits that can only be guessed behind strong noise.", titles=y.tolist())
+
+# %% [markdown]
+# Far too wide, and the digits drown in grain. Copy the program into the cell below and mend it: one line is wrong. It
+# stays ancestral sampling, each stride a draw of Exercise 4.8's $q(x_{k'} \mid x_k, \hat x_0)$.
 
 
 # %% solution="fix_the_strides"
