@@ -106,7 +106,7 @@ def test_ids_are_unique(released):
 def test_badge_and_setup_use_the_configured_address(released):
     text = to_text(released)
     assert "colab.research.google.com/github/someone/elsewhere/blob/main/notebooks/03_small/03_small.ipynb" in text
-    assert f"git+{REPOSITORY}" in text
+    assert f"git+{REPOSITORY}@main\\n" in text
     assert rf"os.environ[\"COURSE_SITE\"] = \"{WEBSITE}\"" in text
     assert Address.read(ROOT).repository not in text
 
@@ -167,6 +167,15 @@ def test_an_authors_mistake_is_said_with_file_and_line(tmp_path, name):
 def test_a_lab_is_named_after_its_chapter(tmp_path):
     with pytest.raises(AuthoringError, match="begins with its chapter's number"):
         source_notebook(small_repository(tmp_path, name="small"))
+
+
+def test_a_lab_is_named_after_its_folder(tmp_path):
+    path = small_repository(tmp_path)
+    assert not build(tmp_path, tmp_path / "notebooks")
+    path.rename(path.with_name("03_other.py"))
+    (mistake,) = build(tmp_path, tmp_path / "notebooks")
+    assert (tmp_path / "notebooks" / "03_small" / "03_small.ipynb").exists()  # nothing is lost by a slip
+    assert str(mistake) == "03_small/03_other.py:1: a lab is named after its folder: 03_small/03_small.py"
 
 
 # ---- chapters --------------------------------------------------------------------------------------------------------
@@ -337,26 +346,52 @@ def test_a_labs_links_lead_to_the_website(book):
 # ---- the repository --------------------------------------------------------------------------------------------------
 
 
-def test_build_writes_and_clears(tmp_path):
+def test_build_writes_and_clears_what_it_made(tmp_path, capsys):
     small_repository(tmp_path)
     assert out_of_step(tmp_path) == ["notebooks/03_small/03_small.ipynb is missing"]
     stray = tmp_path / "notebooks" / "old" / "old.ipynb"
     stray.parent.mkdir(parents=True)
-    stray.write_text("{}")
-    assert "notebooks/old/old.ipynb has no source any more" in out_of_step(tmp_path)
+    badge = '{"source": "[![Open in Colab](x)](https://colab/github/a/b/blob/main/notebooks/old/old.ipynb)"}'
+    own = [tmp_path / "notebooks" / name for name in ("old/old-Copy1.ipynb", "chapters/mine.ipynb")]
+    own[1].parent.mkdir()
+    for path in (stray, *own):
+        path.write_text(badge)
+    assert out_of_step(tmp_path)[1:] == ["notebooks/old/old.ipynb has no source any more"]
     assert build(tmp_path, tmp_path / "notebooks") == []
+    assert capsys.readouterr().out == "removed notebooks/old/old.ipynb, which has no source any more\n"
     assert not stray.exists() and out_of_step(tmp_path) == []
+    assert all(path.read_text() == badge for path in own)  # a reader's copy, and what a reader wrote
     small_repository(tmp_path, SMALL_LAB.replace("A small lab", "Another lab"))
     assert out_of_step(tmp_path) == ["notebooks/03_small/03_small.ipynb differs from its source"]
 
 
-def test_the_command_says_a_mistake_without_a_traceback(tmp_path):
-    small_repository(tmp_path, SMALL_LAB.replace("points=2", "points=5"))
+@pytest.mark.parametrize(
+    "file, before, after",
+    [("solutions/03_small/03_small.py", "points=2", "points=5"), ("_config.yml", REPOSITORY, f"{REPOSITORY}.git")],
+)
+def test_the_command_says_a_mistake_without_a_traceback(tmp_path, file, before, after):
+    small_repository(tmp_path)
+    text = (tmp_path / file).read_text("utf-8").replace(before, after)
+    (tmp_path / file).write_text(text, "utf-8")
     ran = subprocess.run(
         [sys.executable, "-m", "course_utils.authoring", "--root", tmp_path], capture_output=True, text=True
     )
     assert ran.returncode == 1
-    assert ran.stderr.startswith("03_small/03_small.py:45: ") and "Traceback" not in ran.stderr
+    line = text[: text.index(after)].count("\n") + 1
+    assert f"{file.removeprefix('solutions/')}:{line}: " in ran.stderr and "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "url", ["https://github.com/a/b.git", "git@github.com:a/b", "https://github.com/a", "https://x.org/a/b"]
+)
+def test_an_address_whose_links_would_be_dead_is_refused(tmp_path, url):
+    small_repository(tmp_path)
+    config = tmp_path / "_config.yml"
+    text = config.read_text("utf-8").replace(REPOSITORY, url)
+    config.write_text(text, "utf-8")
+    with pytest.raises(AuthoringError, match="https://github.com/OWNER/NAME") as caught:
+        Address.read(tmp_path)
+    assert f"url: {url}" in text.splitlines()[caught.value.line - 1]
 
 
 def test_notebooks_are_in_step():

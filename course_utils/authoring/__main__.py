@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from .build import build, out_of_step
+from .errors import AuthoringError
 
 
 def main():
@@ -30,4 +31,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AuthoringError as mistake:
+        sys.exit(str(mistake))

@@ -1,9 +1,12 @@
 """The course's public address, read from _config.yml: notebooks, pages and the package are found from it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+
+from .errors import AuthoringError
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,15 @@ class Address:
 
     @classmethod
     def read(cls, root):
-        """Read the address from `root`/_config.yml."""
-        config = yaml.safe_load((Path(root) / "_config.yml").read_text("utf-8"))
+        """Read the address from `root`/_config.yml; raises AuthoringError where its links would be dead."""
+        path = Path(root) / "_config.yml"
+        text = path.read_text("utf-8")
+        config = yaml.safe_load(text)
         repository = config["repository"]["url"].rstrip("/")
+        if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+(?<!\.git)", repository):
+            line = text.partition(repository)[0].count("\n") + 1
+            message = f"the repository's url has the form https://github.com/OWNER/NAME; {repository!r} has not"
+            raise AuthoringError(path, line, message)
         organisation, name = repository.split("/")[-2:]
         website = config.get("html", {}).get("baseurl") or f"https://{organisation.lower()}.github.io/{name}"
         return cls(repository, config["repository"].get("branch", "main"), website.rstrip("/") + "/")

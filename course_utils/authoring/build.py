@@ -16,7 +16,8 @@ def build(root, out):
     Returns the mistakes found, a list of AuthoringError; what has none is written all the same.
     """
     out, book, made, mistakes = Path(out), Book(root), set(), []
-    jobs = [(f"{path.stem}/{path.stem}.ipynb", student_notebook, (path,)) for path in find_labs(root)]
+    labs = {path: path.parent.name for path in find_labs(root)}
+    jobs = [(f"{name}/{name}.ipynb", student_notebook, (path,)) for path, name in labs.items()]
     jobs += [(f"chapters/{name}.ipynb", chapter_notebook, (root, name, book)) for name in chapters(root)]
     for name, make, arguments in jobs:
         made.add(out / name)
@@ -27,10 +28,19 @@ def build(root, out):
             continue
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(text, "utf-8", newline="\n")
-    for path in set(out.rglob("*.ipynb")) - made:
-        if ".ipynb_checkpoints" not in path.parts:
-            path.unlink()
+    for path in without_source(out, made):
+        path.unlink()
+        print(f"removed notebooks/{path.relative_to(out)}, which has no source any more")
     return mistakes
+
+
+def without_source(out, made):
+    """The builder's notebooks below `out` that are not in `made`; anybody else's are none of its business.
+
+    The badge of a notebook that it made opens this very notebook; a copy's opens the original.
+    """
+    others = {path: f"/notebooks/{path.relative_to(out).as_posix()})" for path in set(out.rglob("*.ipynb")) - made}
+    return sorted(path for path, badge in others.items() if badge.encode() in path.read_bytes())
 
 
 def out_of_step(root):
@@ -39,16 +49,11 @@ def out_of_step(root):
     with tempfile.TemporaryDirectory() as folder:
         lines = [str(mistake) for mistake in build(root, folder)]
         fresh = {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*.ipynb")}
-    there = {
-        path.relative_to(committed): path.read_bytes()
-        for path in committed.rglob("*.ipynb")
-        if ".ipynb_checkpoints" not in path.parts
-    }
-    for name in sorted(fresh.keys() | there.keys()):
-        if name not in there:
+    for name, content in sorted(fresh.items()):
+        if not (committed / name).exists():
             lines.append(f"notebooks/{name} is missing")
-        elif name not in fresh:
-            lines.append(f"notebooks/{name} has no source any more")
-        elif fresh[name] != there[name]:
+        elif (committed / name).read_bytes() != content:
             lines.append(f"notebooks/{name} differs from its source")
+    for path in without_source(committed, {committed / name for name in fresh}):
+        lines.append(f"notebooks/{path.relative_to(committed)} has no source any more")
     return lines

@@ -59,7 +59,7 @@ class Cell:
 
 def find_labs(root):
     """The labs' sources below `root`/solutions, in order."""
-    return sorted(path for path in Path(root, "solutions").glob("*/*.py") if path.stem == path.parent.name)
+    return sorted(Path(root, "solutions").glob("*/*.py"))
 
 
 def release_config():
@@ -121,6 +121,8 @@ def read_cells(path):
     chapter = re.match(r"\d+", path.stem)
     if not chapter:
         raise AuthoringError(path, 1, "a lab's name begins with its chapter's number, as in 03_topic.py")
+    if path.stem != path.parent.name:
+        raise AuthoringError(path, 1, f"a lab is named after its folder: {path.parent.name}/{path.parent.name}.py")
     cells, numbers = [], {}
     for raw, line in zip(notebook.cells, lines, strict=True):
         cell = _read_options(path, raw, line)

@@ -11,7 +11,7 @@ SETUP = """\
 try:
     import course_utils
 except ImportError:
-    %pip install -q git+{repository}
+    %pip install -q git+{address.repository}@{address.branch}
     import course_utils"""
 
 
@@ -24,7 +24,7 @@ def badge_cell(address, path):
 
 def setup_cell(address):
     """The one set-up cell: installs course_utils from the repository only where it can't be imported."""
-    return new_code_cell(SETUP.format(repository=address.repository))
+    return new_code_cell(SETUP.format(address=address))
 
 
 def assemble(cells):
