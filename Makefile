@@ -31,7 +31,7 @@ serve: $(ENV)  ## show the website on localhost (PORT=8000); a page that you sav
 	@python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null \
 		|| { echo "Port $(PORT) is taken: try 'make serve PORT=8001'."; exit 1; }
 	@echo "The website is at http://127.0.0.1:$(PORT) (stop it with Ctrl-C)."
-	@python book/serve.py --port $(PORT) 2>/dev/null || true
+	@python book/serve.py --port $(PORT)
 
 pdf: $(ENV)  ## print the built website into one file, _build/course.pdf
 	@test -f _build/html/index.html || { echo "There is no website yet: run 'make book' first."; exit 1; }

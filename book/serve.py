@@ -5,6 +5,7 @@ left to `make book`: while one writes, all pages running anew at each save would
 """
 
 import argparse
+import logging
 import os
 import subprocess
 import time
@@ -30,6 +31,7 @@ def rebuild(root=ROOT):
 
 def serve(port, root=ROOT):
     """Serve root/_build/html on localhost until Ctrl-C, and build whenever a source of the website is saved."""
+    logging.disable(logging.WARNING)  # livereload notes its own doings, and each address that is not there
     server = Server()
     for pattern in WATCHED:
         server.watch(str(root / pattern), lambda: rebuild(root))

@@ -5,7 +5,7 @@ import torch
 from course_utils.exercises.exercise import Exercise
 
 standardise = Exercise(
-    "example.standardise",
+    "standardise.standardise",
     title="Points around zero",
     points=1,
     contract="standardise(x) is x (N, D) less the mean of each column, divided by each column's standard deviation "

@@ -28,9 +28,9 @@ def standardise(x):
 
 
 # %% tests="standardise_test" points=1
-check("example.standardise", standardise)
+check("standardise.standardise", standardise)
 ### BEGIN HIDDEN TESTS
-grade("example.standardise", standardise)
+grade("standardise.standardise", standardise)
 ### END HIDDEN TESTS
 
 # %% [markdown]
