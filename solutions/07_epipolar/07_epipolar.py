@@ -281,8 +281,8 @@ print(f"true depth {true_depth:.3f}, true partner ({true_partner[0]:.1f}, {true_
 # **Look:** the dots lie on a straight line, and so they must: a straight ray is a straight line in every picture. The
 # right partner is one of them. That is the answer to the first question, up to one number.
 #
-# The dots are not evenly spaced, though the depths are. Far points crowd together; where do they end, at infinite
-# depth? ([Epipoles](../../book/epipolar.md#epipoles) has the other end.)
+# The dots are not evenly spaced, though the depths are. Points far from camera 4 crowd together; where do they end, at
+# infinite depth? ([Epipoles](../../book/epipolar.md#epipoles) has the other end.)
 
 # %% [markdown]
 # ## 3. All depths at once
@@ -844,7 +844,7 @@ generator = torch.Generator().manual_seed(2)
 some = torch.randperm(len(x1), generator=generator)[:400]
 given1, given4 = (v[some] + 0.3 * torch.randn(400, 2, generator=generator, dtype=torch.float64) for v in (x1, x4))
 wrong = torch.arange(400) < 120
-given4[wrong] = given4[wrong].roll(1, 0)  # 120 of them get the next one's partner
+given4[wrong] = given4[wrong].roll(1, 0)  # 120 of them get the previous one's partner
 F_all, (F_robust, agree) = fit(given1, given4), robust_fit(given1, given4)
 
 _, axes = plt.subplots(1, 2, figsize=(9.4, 3.6), layout="constrained")
@@ -1038,8 +1038,8 @@ try_out(broken_line, "broken")
 # picture's centre.)
 #
 # In the left picture, everything looks fine! Only the numbers don't: half a pixel is too small to see, and what lies
-# outside the picture isn't drawn. In the right one, the true line (white) stays without a single orange pixel. Three
-# symptoms, three faults.
+# outside the picture isn't drawn. In the right one, the true line (white) stays without a single orange pixel on it
+# (some processors turn NaN into row 0: then there is a row of them along the upper edge). Three symptoms, three faults.
 #
 # Copy the program into the cell below and mend it.
 
@@ -1072,7 +1072,7 @@ grade("epipolar.fix_the_line", fix_the_line)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Pixels outside: a picture has four borders. No pixel at all: print `F[2, 2]` of the second scene.
+# Pixels outside: a picture has four borders. No pixel *on the line*: print `F[2, 2]` of the second scene.
 #
 # </details>
 # <details><summary>Hint 3</summary>
@@ -1164,7 +1164,9 @@ plt.show()
 #
 # So far somebody gave you the matches. To find them, one slides along the line: for each depth $z$, take a small patch
 # of view 1, send it out to $z$ and look how well it fits view 2. Run the cell. The *likelihood* says how probable the
-# pictures are at each depth (for errors of 0.025 in the colours).
+# pictures are at each depth. (The 147 differences of a patch count as *one*, with an error of 0.025: neighbouring
+# pixels err together, as the patch is foreshortened and looked up at whole pixels. Taken as independent they would make
+# the curve far too sure.)
 
 # %%
 view2, camera2 = view(1), cameras[1]
@@ -1213,7 +1215,8 @@ plt.show()
 # **a) 1 point: half for what is missing, half for two reasons.** Missing is the *correspondence*: geometry leaves the
 # whole epipolar line, and only the picture's content can choose a place on it. Reasons (two of): the texture repeats
 # (flutes, joints, equal columns); the stone is plain, or the structure runs along the line; the spot is hidden in the
-# other view; the surface is slanted or shines, so that even the true patch does not fit; noise.
+# other view; the surface is slanted or shines, so that even the true patch does not fit; noise;
+# the likelihood itself is a model of the errors.
 #
 # **b) 1 point: half for the rule, half for A against B.** Bayes: posterior proportional to likelihood times prior. At A
 # the likelihood has one narrow peak, so that any reasonable prior changes next to nothing: where the data suffice
