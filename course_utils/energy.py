@@ -23,12 +23,15 @@ def energies(energy, x):
 def energy_and_score(energy, x):
     """E(x) (B,) and the score -grad E(x) (B, ...), the gradient of log p whatever Z is, from one pass.
 
-    Where gradients are on, as in a training loss, both keep their graph; under no_grad they are plain tensors.
+    Where gradients are on, as in a training loss, both keep their graph; under no_grad they are plain tensors. Raises
+    ValueError for an energy without a gradient.
     """
     keep = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x if keep and x.requires_grad else x.detach().requires_grad_()
         e = energies(energy, x)
+        if not e.requires_grad:
+            raise ValueError("the energy has no gradient: was it computed under no_grad, or detached?")
         (grad,) = torch.autograd.grad(e.sum(), x, create_graph=keep)
     return (e, -grad) if keep else (e.detach(), -grad)
 
@@ -81,7 +84,16 @@ def log_density(energy, points, cell):
 
 
 def grid_kl(log_p, log_q, cell):
-    """KL(p || q) in nats, a float at least 0, of two log densities (N,) at the points of one grid."""
+    """KL(p || q) in nats, a float at least 0, of two log densities (N,) at the points of one grid.
+
+    Raises ValueError where one does not sum to 1 over the grid, within a twentieth: there is no KL without log Z.
+    """
+    for name, log in (("log_p", log_p), ("log_q", log_q)):
+        total = (log.exp().sum() * cell).item()
+        if not abs(total - 1) < 0.05:
+            raise ValueError(
+                f"{name} sums to {total:.3g} over the grid, not 1: is log Z missing or the grid too small?"
+            )
     p = log_p.exp()
     return (torch.where(p > 0, p * (log_p - log_q), 0).sum() * cell).item()
 

@@ -12,7 +12,7 @@ import torch
 from course_utils.denoiser import from_x0
 from course_utils.energy import energy_and_score
 from course_utils.samplers import check_falling, ddpm, noise_like, steps
-from course_utils.schedules import check_schedule
+from course_utils.schedules import check_schedule, check_shapes
 
 DIVERGED = 1e6  # data of this course are of order one: a chain this many times further out does not come back
 
@@ -23,14 +23,15 @@ def langevin(score, x, step, n_steps, temperature=1.0, generator=None):
 
     For small steps its states become samples of p^(1 / temperature), of p itself at 1; a finite step leaves a bias. On
     N(m, s^2) it stops at the variance s^2 / (1 - step / (2 s^2)) and runs away for step > 2 s^2 (Roberts & Tweedie
-    1996). Raises ValueError for step not above 0 or a negative temperature, FloatingPointError where a chain diverges.
+    1996). Raises ValueError for step not above 0, a negative temperature, or a score of another shape than x,
+    FloatingPointError where a chain diverges.
     """
     check_step(step, n_steps)
     if not temperature >= 0:
         raise ValueError(f"temperature = {temperature}; it is 1 for samples of p and 0 for a walk downhill")
     bound = far_from(x)
     for k in range(n_steps):
-        x = x + step * score(x) + math.sqrt(2 * step * temperature) * noise_like(x, generator)
+        x = x + step * ask(score, x) + math.sqrt(2 * step * temperature) * noise_like(x, generator)
         yield within(bound, x, f"at step {k + 1}, with step = {step:g}")
 
 
@@ -78,7 +79,7 @@ def annealed_langevin(score, sigmas, x, n_steps=100, eps=2e-5, generator=None):
     for sigma in sigmas:
         step = eps * sigma**2 / sigmas[-1] ** 2 / 2
         for _ in range(n_steps):
-            x = x + step * score(x, sigma) + math.sqrt(2 * step) * noise_like(x, generator)
+            x = x + step * ask(score, x, sigma) + math.sqrt(2 * step) * noise_like(x, generator)
             yield within(bound, x, f"at sigma = {sigma:g}, with eps = {eps:g} (below 4 sigmas[-1]^2 it is stable)")
 
 
@@ -138,6 +139,13 @@ def predictor_corrector(
 # ---- what goes wrong, said at once
 
 
+def ask(score, x, *level):
+    """The score at x, checked: one of another shape would broadcast against x without a word."""
+    s = score(x, *level)
+    check_shapes(score=s, x=x)
+    return s
+
+
 def check_step(step, n_steps):
     if not (math.isfinite(step) and step > 0) or n_steps < 1:
         raise ValueError(f"a chain takes n_steps of at least 1, not {n_steps}, of a size above 0, not {step}")
@@ -150,10 +158,12 @@ def far_from(x, scale=1.0):
 def within(bound, x, where):
     """x itself; raises FloatingPointError where a chain has left every bound or is no longer a number."""
     largest = x.abs().max().item()
+    if math.isnan(largest):
+        raise FloatingPointError(f"x is not a number {where}: look at what the score (or the energy) returns there")
     if not largest <= bound:
         raise FloatingPointError(
             f"a chain diverged {where}: |x| = {largest:g}. Take a smaller step; if that does not help, look at the "
-            "energy: a score must point back to the data far out"
+            "score (or the energy): far out it must point back to the data"
         )
     return x
 

@@ -1,7 +1,9 @@
 """Losses that need no partition function: contrastive divergence for energies, score matching for scores.
 
 A *score* is a function x (B, ...) -> (B, ...), an *energy* one x (B, ...) -> (B,). Every score-matching loss is an
-unbiased estimate of the Fisher divergence J = E |score - grad log p|^2 / 2 less a number that no parameter changes.
+unbiased estimate of the Fisher divergence J = E |score - grad log p|^2 / 2 less a number that no parameter changes
+(denoising: p is the noisy data's, and `weighted` makes it sigma^2 J). All raise ValueError for a score whose shape is
+not that of x.
 Sources: Hinton 2002, Tieleman 2008, Du & Mordatch 2019 (contrastive divergence); Hyvarinen 2005 (implicit), Vincent
 2011 (denoising), Song et al. 2020, "Sliced score matching".
 """
@@ -36,10 +38,11 @@ class ReplayBuffer:
     """Where persistent chains rest between two training steps (Tieleman 2008; restarts as in Du & Mordatch 2019).
 
     `start(n)` gives n fresh states (n, ...); `size` chains begin there, and of those drawn each starts anew with
-    probability `restart`. Raises ValueError for size < 1 or restart outside [0, 1].
+    probability `restart`: the more steps a fresh chain needs to arrive, the smaller (Du & Mordatch: 0.05). Raises
+    ValueError for size < 1 or restart outside [0, 1].
     """
 
-    def __init__(self, start, size=4096, restart=0.05, generator=None):
+    def __init__(self, start, size=256, restart=0.005, generator=None):
         if size < 1 or not 0 <= restart <= 1:
             raise ValueError(f"size = {size} is at least 1 and restart = {restart} a probability")
         self.start, self.restart, self.generator = start, restart, generator
@@ -90,8 +93,11 @@ def divergence(field, x, directions=None):
 
     With `directions` (K, B, ...) the mean of v^T J v over them: for independent v of mean 0 and covariance I an
     unbiased estimate (Hutchinson 1990) of K passes. Both keep their graphs where gradients are on. Raises ValueError
-    where the field cannot be differentiated.
+    where the field cannot be differentiated, and for directions of another shape.
     """
+    if directions is not None and directions.shape[1:] != x.shape:
+        wanted = ", ".join(str(n) for n in x.shape)
+        raise ValueError(f"directions have shape {tuple(directions.shape)}; give (K, {wanted}), v[None] for one each")
     keep = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x if keep and x.requires_grad else x.detach().requires_grad_()
@@ -112,7 +118,10 @@ def divergence(field, x, directions=None):
 
 def explicit_score_matching(score, x, exact_score):
     """The Fisher divergence itself, E |score - exact_score|^2 / 2, where the exact score is known: a scalar."""
-    return half_square(score(x) - exact_score(x)).mean()
+    s, exact = score(x), exact_score(x)
+    check_shapes(score=s, x=x)
+    check_shapes(exact_score=exact, x=x)
+    return half_square(s - exact).mean()
 
 
 def implicit_score_matching(score, x):
@@ -147,7 +156,9 @@ def denoising_score_matching(score, x0, sigma, noise=None, weighted=False):
     if sigma.shape not in ((), (len(x0),)) or not (sigma > 0).all():
         raise ValueError(f"sigma is above 0, one number or one for each of the {len(x0)} samples")
     sigma = sigma.reshape(sigma.shape + (1,) * (x0.ndim - 1) if sigma.ndim else ())
-    error = sigma * score(x0 + sigma * noise) + noise
+    s = score(x0 + sigma * noise)
+    check_shapes(score=s, x0=x0)
+    error = sigma * s + noise
     return half_square(error if weighted else error / sigma).mean()
 
 

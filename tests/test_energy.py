@@ -66,6 +66,11 @@ def test_an_energy_of_another_shape(shape):
         score_of(lambda x: x.sum() * torch.ones(shape))(torch.zeros(5, 2))
 
 
+def test_an_energy_without_a_gradient():
+    with pytest.raises(ValueError, match="the energy has no gradient: was it computed under no_grad, or detached?"):
+        score_of(lambda x: x.detach().square().sum(1))(torch.zeros(5, 2))
+
+
 # ---- Z
 
 
@@ -103,8 +108,16 @@ def test_kl_of_two_gaussians():
     assert grid_kl(p, q, CELL) == pytest.approx(0.4 / 0.6 + distance2 / 0.6 - 1 + math.log(0.3 / 0.2), abs=1e-8)
     assert grid_kl(q, p, CELL) == pytest.approx(0.6 / 0.4 + distance2 / 0.4 - 1 + math.log(0.2 / 0.3), abs=1e-8)
     assert grid_kl(p, p, CELL) == 0
-    nowhere = torch.where(POINTS[:, 0] > 0, p, -math.inf)  # where p is 0 nothing is added, where q is 0 all is lost
+    half = torch.where(POINTS[:, 0] > 0, p, -math.inf)
+    nowhere = half - half.logsumexp(0) - math.log(CELL)  # where p is 0 nothing is added, where q is 0 all is lost
     assert math.isfinite(grid_kl(nowhere, p, CELL)) and grid_kl(p, nowhere, CELL) == math.inf
+
+
+def test_there_is_no_kl_of_a_density_without_its_z():
+    p = log_density(gaussian([0.3, 0.0], 0.2), POINTS, CELL)
+    for pair, name in (((p, p + 3.7), "log_q"), ((p - 1, p), "log_p"), ((p, p * math.nan), "log_q")):
+        with pytest.raises(ValueError, match=f"{name} sums to .* over the grid, not 1: is log Z missing"):
+            grid_kl(*pair, CELL)
 
 
 def test_energies_without_z():

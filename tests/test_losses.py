@@ -225,6 +225,24 @@ def test_scores_that_cannot_be_differentiated():
             loss(lambda x: x.sum(1, keepdim=True), x)
 
 
+@pytest.mark.parametrize("wrong", [lambda x: x[:, 0], lambda x: x[:, :1]], ids=["(B,)", "(B, 1)"])
+def test_scores_of_another_shape(wrong):
+    x = normal(3, 2)
+    for loss, args in (
+        (explicit_score_matching, (wrong, x, zero)),
+        (explicit_score_matching, (zero, x, wrong)),
+        (denoising_score_matching, (wrong, x, 0.5)),
+    ):
+        with pytest.raises(ValueError, match="score has shape"):
+            loss(*args)
+
+
+def test_directions_of_another_shape():
+    x = normal(3, 2)
+    with pytest.raises(ValueError, match=r"directions have shape \(3, 2\); give \(K, 3, 2\), v\[None\] for one each"):
+        sliced_score_matching(zero, x, directions=normal(3, 2))
+
+
 @pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan, torch.ones(2), torch.ones(3, 1)], ids=str)
 def test_noise_levels_that_are_none(sigma):
     with pytest.raises(ValueError, match="sigma is above 0, one number or one for each of the 3 samples"):

@@ -160,24 +160,31 @@ def test_acceptance_falls_with_the_dimension():
     assert rates[0] > 0.9 > rates[1] + 0.2
 
 
-def slowest_rate(energy, points, cell):
+def crossing(energy, points, cell, start, times):
     e = energy(points)
     up, down = ((s * (e[:-1] - e[1:]) / 2).exp() / cell**2 for s in (1, -1))
     leave = torch.nn.functional.pad(up, (0, 1)) + torch.nn.functional.pad(down, (1, 0))
     between = torch.full_like(up, 1 / cell**2)
-    values = torch.linalg.eigvalsh(leave.diag() - between.diag(1) - between.diag(-1))
-    assert abs(values[0]) < 1e-6  # the density itself stands still
-    return values[1].item()
+    rates, modes = torch.linalg.eigh(leave.diag() - between.diag(1) - between.diag(-1))
+    assert abs(rates[0]) < 1e-6  # the density itself stands still
+    root, begin = (-e / 2).exp(), (points[:, 0] - start).abs().argmin()
+    weights = (root * (points[:, 0] > 0)) @ modes * modes[begin] / root[begin]
+    return rates[1].item(), (weights * (-times[:, None] * rates).exp()).sum(1)
 
 
 def test_the_slowest_rate_of_a_gaussian_is_one():
-    """Langevin dynamics on N(0, 1) forgets its start as e^-t."""
-    assert slowest_rate(lambda x: x.square().sum(1) / 2, *grid(-6, 6, 300, dim=1)) == pytest.approx(1, rel=1e-3)
+    """Langevin dynamics on N(0, 1) forgets its start as e^-t: it is N(x_0 e^-t, 1 - e^-2t) at time t."""
+    times = torch.tensor([0.0, 0.2, 0.5, 1.0, 3.0], dtype=torch.float64)
+    rate, share = crossing(lambda x: x.square().sum(1) / 2, *grid(-6, 6, 600, dim=1), -1.01, times)
+    assert rate == pytest.approx(1, rel=1e-3)
+    exact = torch.special.ndtr(-1.01 * (-times).exp() / (1 - (-2 * times).exp()).sqrt())
+    torch.testing.assert_close(share, exact, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("b, error", [(6, 0.08), (12, 0.04)])
 def test_kramers(b, error):
-    rate = slowest_rate(lambda x: b * (x.square() - 1).square().sum(1), *grid(-2.5, 2.5, 250, dim=1))
+    energy = lambda x: b * (x.square() - 1).square().sum(1)  # noqa: E731
+    rate, _ = crossing(energy, *grid(-2.5, 2.5, 250, dim=1), -1.0, torch.zeros(1).double())
     assert rate == pytest.approx(2 * math.sqrt(32) * b / (2 * math.pi) * math.exp(-b), rel=error)
 
 

@@ -513,6 +513,17 @@ def score_without_step(score, x, step, noise):
     return chain(score, x, noise, lambda x, s, z: x + s + math.sqrt(2 * step) * z)
 
 
+@langevin.misconception(
+    "The score is brought to length 1: the step is h times the score, a long one where it is steep."
+)
+def steps_of_one_length(score, x, step, noise):
+    def move(x, s, z):
+        size = s.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.ndim - 1))
+        return x + step * s / size + math.sqrt(2 * step) * z
+
+    return chain(score, x, noise, move)
+
+
 @langevin.misconception("The factor of the score is sqrt(2 step): that belongs to the noise alone.")
 def root_on_both(score, x, step, noise):
     return chain(score, x, noise, lambda x, s, z: x + math.sqrt(2 * step) * (s + z))
@@ -746,6 +757,12 @@ def one_decision_for_all(energy, score, x, proposal, step, u):
 def above_one(energy, score, x, proposal, step, u):
     ratio = log_ratio(energy, score, x, proposal, step)
     return chosen(u.log() < ratio, proposal, x), ratio
+
+
+@metropolis.misconception("clamp(0) is a bound from below: a log probability is at most 0, clamp(max=0).")
+def clamped_from_below(energy, score, x, proposal, step, u):
+    log_accept = log_ratio(energy, score, x, proposal, step).clamp(0)
+    return chosen(u.log() < log_accept, proposal, x), log_accept
 
 
 @metropolis.misconception("This is the probability of acceptance: its log is asked for.")

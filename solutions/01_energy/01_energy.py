@@ -247,7 +247,7 @@ print(f"largest error of the moons' score: {(score_by(moons_energy, x) - moons.s
 #
 # ### Exercise 1.3: A Langevin chain
 #
-# A walker sees the slope under its feet, takes a step of length $h$ along it, and stumbles:
+# A walker sees the slope under its feet, takes a step of $h$ times that slope, and stumbles:
 #
 # $$x_{k+1} = x_k + h\; s(x_k) + \sqrt{2h}\; z_k, \qquad z_k \sim \mathcal N(0, I).$$
 #
@@ -370,9 +370,9 @@ plt.show()
 # $$A = \min\left(1,\; \frac{p(x')\; q(x \mid x')}{p(x)\; q(x' \mid x)}\right), \qquad
 # q(x' \mid x) = \mathcal N\bigl(x';\; x + h\, s(x),\; 2h\, I\bigr),$$
 #
-# otherwise *stay*, and count the place once more. $q(x' \mid x)$ is the density of a Langevin step from $x$ to $x'$;
-# $q(x \mid x')$ is that of the same step back. Both $p$ have the same $Z$, so it cancels. Why this is exact for *every*
-# step: [Metropolis](../../book/energy.md#metropolis).
+# otherwise *stay*, and count the place once more: that decision is the *coin*. $q(x' \mid x)$ is the density of a
+# Langevin step from $x$ to $x'$; $q(x \mid x')$ is that of the same step back. Both $p$ have the same $Z$, so it cancels.
+# Why this is exact for *every* step: [Metropolis](../../book/energy.md#metropolis).
 #
 # Compute the logarithm of $A$, sample by sample. `u` is drawn for you, uniform in $[0, 1)$: accept where
 # $\log u < \log A$.
@@ -729,7 +729,7 @@ def train(data, n_steps):
             return walk(lambda z: score_by(net, z), start, 0.005, torch.randn(10, *start.shape))
 
         index, fresh, u = torch.randperm(256), 1.2 * torch.randn(256, 2), torch.rand(256)
-        samples, chains = go_on(chains, index, fresh, u, 0.01, run)
+        samples, chains = go_on(chains, index, fresh, u, 0.002, run)
         value = cd_loss(net, x, samples, 0.002)
         losses.append(value.item())
         return value
