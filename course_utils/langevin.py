@@ -9,10 +9,11 @@ import math
 
 import torch
 
+from course_utils.checks import check_shapes
 from course_utils.denoiser import from_x0
 from course_utils.energy import energy_and_score
 from course_utils.samplers import check_falling, ddpm, noise_like, steps
-from course_utils.schedules import check_schedule, check_shapes
+from course_utils.schedules import check_schedule
 
 DIVERGED = 1e6  # data of this course are of order one: a chain this many times further out does not come back
 

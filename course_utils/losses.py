@@ -10,9 +10,9 @@ Sources: Hinton 2002, Tieleman 2008, Du & Mordatch 2019 (contrastive divergence)
 
 import torch
 
+from course_utils.checks import check_shapes
 from course_utils.energy import energies, score_of
 from course_utils.langevin import langevin, mala
-from course_utils.schedules import check_shapes
 
 GAP_MAX = 1e4  # nats between data and samples: a chain that follows its score closes a gap long before
 
