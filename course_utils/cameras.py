@@ -16,7 +16,8 @@ class Camera:
     """A pinhole camera: a point X of the world is at R X + t in the camera's frame, and its pixel is K of that.
 
     K (3, 3): focal lengths and centre of the picture, in pixels; R (3, 3): a rotation; t (3,), in the world's unit.
-    It keeps copies of the three, and looks along z. Raises ValueError where K is singular or not upper triangular, or R is no rotation.
+    It keeps copies of the three, and looks along z. Raises ValueError where K is singular or not upper triangular, or R
+    is no rotation.
     """
 
     def __init__(self, K, R, t):

@@ -159,7 +159,7 @@ def _drawn(i):
 
 class _Drawn(Temple):
     def __init__(self):
-        cameras = [Camera(c.K, c.R, c.t) for c in ring()]  # of its own, as its truth: whoever changes them changes no other
+        cameras = [Camera(c.K, c.R, c.t) for c in ring()]  # its own, as its points: the next temple's stay
         super().__init__(_Pictures(), cameras, [f"drawn{i + 1:02d}" for i in range(N_VIEWS)])
         self.points, self.visible = (value.clone() for value in _truth())
 
