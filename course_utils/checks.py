@@ -1,5 +1,6 @@
-"""What the files that teach refuse, and the words for it: levels, times, labels, scales, pictures, masks, views."""
+"""What the files that teach refuse, and the words for it: levels, times, labels, chains, scales, pictures, masks."""
 
+import math
 from numbers import Integral, Real
 
 import torch
@@ -58,6 +59,36 @@ def check_context(net, x, t, y):
     if asked and not ((y >= -1) & (y < net.n_classes)).all():
         raise ValueError(f"labels run from -1 (the null class) to {net.n_classes - 1}, not {y.min()} to {y.max()}")
     return y
+
+
+def check_step(step, n_steps):
+    """Raises ValueError where a chain cannot take so many steps of this size."""
+    if not (math.isfinite(step) and step > 0) or n_steps < 1:
+        raise ValueError(f"a chain takes n_steps of at least 1, not {n_steps}, of a size above 0, not {step}")
+
+
+def far_from(x, scale=1.0):
+    """The |x| that a chain from x only reaches when it diverges, as data are of order one: a float."""
+    return 1e6 * max(1.0, scale, x.abs().max().item())
+
+
+def check_chain(bound, x, where):
+    """x itself; raises FloatingPointError where a chain has left every bound or is no longer a number."""
+    largest = x.abs().max().item()
+    if math.isnan(largest):
+        raise FloatingPointError(f"x is not a number {where}: look at what the score (or the energy) returns there")
+    if not largest <= bound:
+        raise FloatingPointError(
+            f"a chain diverged {where}: |x| = {largest:g}. Take a smaller step; if that does not help, look at the "
+            "score (or the energy): far out it must point back to the data"
+        )
+    return x
+
+
+def check_energy(e):
+    """Raises FloatingPointError for NaN or -infinity: +infinity is only a place where no chain goes."""
+    if not (e > -math.inf).all():
+        raise FloatingPointError(f"the energy is {e[~(e > -math.inf)][0]}: no chain can be run on it")
 
 
 def as_tensor(value, wanted):

@@ -9,13 +9,18 @@ import math
 
 import torch
 
-from course_utils.checks import check_shapes
+from course_utils.checks import check_chain, check_energy, check_shapes, check_step, far_from
 from course_utils.denoiser import from_x0
 from course_utils.energy import energy_and_score
 from course_utils.samplers import check_falling, ddpm, noise_like, steps
 from course_utils.schedules import check_schedule
 
-DIVERGED = 1e6  # data of this course are of order one: a chain this many times further out does not come back
+
+def ask(score, x, *level):
+    """The score at x, checked: one of another shape would broadcast against x without a word."""
+    s = score(x, *level)
+    check_shapes(score=s, x=x)
+    return s
 
 
 @torch.no_grad()
@@ -33,7 +38,7 @@ def langevin(score, x, step, n_steps, temperature=1.0, generator=None):
     bound = far_from(x)
     for k in range(n_steps):
         x = x + step * ask(score, x) + math.sqrt(2 * step * temperature) * noise_like(x, generator)
-        yield within(bound, x, f"at step {k + 1}, with step = {step:g}")
+        yield check_chain(bound, x, f"at step {k + 1}, with step = {step:g}")
 
 
 @torch.no_grad()
@@ -47,11 +52,11 @@ def mala(energy, x, step, n_steps, generator=None):
     check_step(step, n_steps)
     each = (len(x),) + (1,) * (x.ndim - 1)
     e, s = energy_and_score(energy, x)
-    number(e)
+    check_energy(e)
     for _ in range(n_steps):
         proposal = x + step * s + math.sqrt(2 * step) * noise_like(x, generator)
         e_new, s_new = energy_and_score(energy, proposal)
-        number(e_new)
+        check_energy(e_new)
         there = (proposal - x - step * s).square().flatten(1).sum(1)  # -4 step log q(x' | x), but for a constant
         back = (x - proposal - step * s_new).square().flatten(1).sum(1)
         log_ratio = (e - e_new) + (there - back) / (4 * step)
@@ -81,7 +86,7 @@ def annealed_langevin(score, sigmas, x, n_steps=100, eps=2e-5, generator=None):
         step = eps * sigma**2 / sigmas[-1] ** 2 / 2
         for _ in range(n_steps):
             x = x + step * ask(score, x, sigma) + math.sqrt(2 * step) * noise_like(x, generator)
-            yield within(bound, x, f"at sigma = {sigma:g}, with eps = {eps:g} (below 4 sigmas[-1]^2 it is stable)")
+            yield check_chain(bound, x, f"at sigma = {sigma:g}, with eps = {eps:g} (below 4 sigmas[-1]^2 it is stable)")
 
 
 # ---- with a denoiser and a schedule, as the samplers of samplers.py
@@ -135,41 +140,3 @@ def predictor_corrector(
             score = score_at(denoise, schedule, t_next)
             *_, x = langevin(score, x, 2 * (snr * sigma) ** 2, n_corrections, generator=generator)
         yield x
-
-
-# ---- what goes wrong, said at once
-
-
-def ask(score, x, *level):
-    """The score at x, checked: one of another shape would broadcast against x without a word."""
-    s = score(x, *level)
-    check_shapes(score=s, x=x)
-    return s
-
-
-def check_step(step, n_steps):
-    if not (math.isfinite(step) and step > 0) or n_steps < 1:
-        raise ValueError(f"a chain takes n_steps of at least 1, not {n_steps}, of a size above 0, not {step}")
-
-
-def far_from(x, scale=1.0):
-    return DIVERGED * max(1.0, scale, x.abs().max().item())
-
-
-def within(bound, x, where):
-    """x itself; raises FloatingPointError where a chain has left every bound or is no longer a number."""
-    largest = x.abs().max().item()
-    if math.isnan(largest):
-        raise FloatingPointError(f"x is not a number {where}: look at what the score (or the energy) returns there")
-    if not largest <= bound:
-        raise FloatingPointError(
-            f"a chain diverged {where}: |x| = {largest:g}. Take a smaller step; if that does not help, look at the "
-            "score (or the energy): far out it must point back to the data"
-        )
-    return x
-
-
-def number(e):
-    """Raises FloatingPointError for NaN or -infinity: +infinity is only a place where no chain goes."""
-    if not (e > -math.inf).all():
-        raise FloatingPointError(f"the energy is {e[~(e > -math.inf)][0]}: no chain can be run on it")
