@@ -371,8 +371,8 @@ plt.show()
 # q(x' \mid x) = \mathcal N\bigl(x';\; x + h\, s(x),\; 2h\, I\bigr),$$
 #
 # otherwise *stay*, and count the place once more: that decision is the *coin*. $q(x' \mid x)$ is the density of a
-# Langevin step from $x$ to $x'$; $q(x \mid x')$ is that of the same step back. Both $p$ have the same $Z$, so it cancels.
-# Why this is exact for *every* step: [Metropolis](../../book/energy.md#metropolis).
+# Langevin step from $x$ to $x'$; $q(x \mid x')$ is that of the same step back. Both $p$ have the same $Z$, so it
+# cancels. Why this is exact for *every* step: [Metropolis](../../book/energy.md#metropolis).
 #
 # Compute the logarithm of $A$, sample by sample. `u` is drawn for you, uniform in $[0, 1)$: accept where
 # $\log u < \log A$.
