@@ -348,12 +348,13 @@ def test_an_ordinary_user_has_the_same_sandbox(outside, tmp_path):
         pytest.skip("needs root, bubblewrap and the system's Python")
     module = tmp_path / "course_utils" / "grading" / "sandbox.py"  # it shows the folder above its own: the course
     module.parent.mkdir(parents=True)
-    shutil.copy(sandbox.__file__, module)
+    for name in (sandbox.__file__, Path(sandbox.__file__).with_name("__init__.py")):
+        shutil.copy(name, module.parent)
     for path in module.parents:  # pytest's folders are for their owner only
         path.chmod(path.stat().st_mode | 0o055)
     script = tmp_path / "walk.py"
     script.write_text(
-        f"import os, sys\nsys.path.insert(0, {str(module.parent)!r})\nimport sandbox\n"
+        f"import os, sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom course_utils.grading import sandbox\n"
         "sandbox.probe()\nlimits = sandbox.Limits()\njail = sandbox.Jail(limits)\n"
         "if os.fork() == 0:\n"
         "    sandbox.enter(jail.pid)\n"
