@@ -103,6 +103,11 @@ export function canvas(draw, properties = {}) {
   return element;
 }
 
+/** After a quick stroke on it the browser does not glide on: it would take the next tap for a finger that stops it. */
+export function dontGlide(pad, isOn = () => true) {
+  pad.addEventListener("touchmove", (event) => { if (isOn()) event.preventDefault(); }, { passive: false });
+}
+
 /** The page's colours as they are now. */
 export function colors() {
   const style = getComputedStyle(document.documentElement);

@@ -1,7 +1,7 @@
 // A drawing on 28 x 28 pixels that the model of the digits finishes: as a sketch (SDEdit), or as one half (inpainting).
 
 import { call } from "./calls.js";
-import { button, choice, colors, make, pills, progress, slider, spoken } from "./controls.js";
+import { button, choice, colors, dontGlide, make, pills, progress, slider, spoken } from "./controls.js";
 import { SIDE, pixels } from "./pixels.js";
 import { anySeed } from "./random.js";
 
@@ -97,6 +97,7 @@ export default async function build(stage, options) {
       run();
     });
   }
+  dontGlide(sheet);
   sheet.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (event.altKey || event.ctrlKey || event.metaKey || (!step && event.key !== " ")) return;

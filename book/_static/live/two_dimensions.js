@@ -1,7 +1,7 @@
 // Points in the plane flow from noise to data: with the exact denoiser, a trained network's, or your own drawing's.
 
 import { call } from "./calls.js";
-import { button, canvas, choice, colors, make, pills, progress, reducedMotion, slider, spoken, timeline } from "./controls.js";
+import { button, canvas, choice, colors, dontGlide, make, pills, progress, reducedMotion, slider, spoken, timeline } from "./controls.js";
 import { anySeed } from "./random.js";
 import { SAMPLERS } from "./samplers.js";
 import { SCHEDULES } from "./schedules.js";
@@ -372,6 +372,7 @@ class Panel {
         finish();
       });
     }
+    dontGlide(this.canvas, () => this.pad);
     this.canvas.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
       if (!this.pad || event.altKey || event.ctrlKey || event.metaKey || (!step && event.key !== " ")) return;
