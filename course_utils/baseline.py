@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from course_utils.models import check_context
+from course_utils.checks import check_context
 
 
 class ConvBlock(nn.Module):

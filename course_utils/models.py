@@ -154,7 +154,8 @@ class UNet(nn.Module):
         time=TimeEmbedding,
     ):  # fmt: skip
         super().__init__()
-        if n_classes == 0 or min(channels, width, n_blocks, patch, len(multipliers), *multipliers, n_classes or 1) < 1:
+        classes = 1 if n_classes is None else n_classes
+        if min(channels, width, n_blocks, patch, len(multipliers), *multipliers, classes) < 1:
             raise ValueError("channels, width, multipliers, n_blocks, n_classes and patch are each at least 1")
         self.channels, self.n_classes, self.patch = channels, n_classes, patch
         sizes, context = [width * m for m in multipliers], 4 * width

@@ -251,8 +251,8 @@ def test_a_finger_draws_and_the_page_stays(chromium, address):
     assert rows.size and rows.max() - rows.min() > 10  # a stroke from above to below, beside what was drawn already
     assert tab.evaluate("scrollY") == scrolled
     box.get_by_role("button", name="Undo").tap()  # is a click, if the browser has not begun to glide after the stroke
-    same = f"before => document.querySelector('#{name} .live-stage').live.picture.every((x, i) => x === before[i])"
-    tab.wait_for_function(same, arg=before.tolist())
+    rest(tab, name)
+    assert np.array_equal(np.array(value(tab, name, "[...live.picture]")), before)
     context.close()
 
 
